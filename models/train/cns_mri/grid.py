@@ -1,0 +1,25 @@
+"""The grid that every volume is brought to, and the names of the anatomical classes.
+
+Arrays are indexed [k, j, i] with k towards superior, j towards posterior, i towards left (DICOM LPS), 3 mm isotropic.
+"""
+import os
+
+SPACING_MM = 3.0
+SHAPE_KJI = (64, 80, 64)
+VOXEL_ML = SPACING_MM**3 / 1000.0
+TOP_TO_CENTRE_MM = 90.0  # the grid's centre lies this far below the highest foreground voxel
+UPPER_MM = 150.0  # the in-plane centre is that of the foreground's box in this upper part
+
+# Anatomical classes after merging left and right; the numbers index the intensity tables of generate.py.
+WM, CORTEX, VENTRICLE, CSF, CBL_WM, CBL_CORTEX, THALAMUS, CAUDATE = 1, 2, 3, 4, 5, 6, 7, 8
+PUTAMEN, PALLIDUM, HIPPOCAMPUS, BRAINSTEM, ACCUMBENS, VENTRAL_DC, CHOROID, CORD = 9, 10, 11, 12, 13, 14, 15, 16
+ARTERY, VEIN, EYE, SOFT, EYE_MUSCLE, MUCOSA, SKIN, BONE, MARROW, OPTIC_NERVE = 20, 21, 22, 23, 24, 25, 26, 27, 28, 29
+CLASSES = 30
+
+
+def work_folder(option=None):
+    """The scratch folder: the option, else $CNS_MRI_WORK, else models/train/work (ignored by git)."""
+    default = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "work")
+    path = option or os.environ.get("CNS_MRI_WORK") or default
+    os.makedirs(path, exist_ok=True)
+    return path

@@ -1,0 +1,1 @@
+//! Assemble: (being written).

@@ -1,0 +1,1 @@
+//! Board: (being written).

@@ -1,0 +1,166 @@
+//! The box itself: its conditions, the state they add up to, and what the lamp shows.
+
+/// One thing that is wrong or worth IT's attention. A closed vocabulary with a remedy each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeviceCondition {
+    /// The spool is near its byte budget, or the disk near full.
+    DiskNearlyFull,
+    /// The spool refuses new instances.
+    DiskFull,
+    /// The spool could not write.
+    StorageFailing,
+    /// The processor is at its temperature limit.
+    Hot,
+    /// Memory is short.
+    MemoryShort,
+    /// A notice could not be delivered for longer than the limit.
+    AlertsUndelivered,
+    /// The model failed its self-test; nothing can be assessed.
+    ModelUnusable,
+    /// Inference did not finish within its budget.
+    InferenceStuck,
+    /// A health probe has stopped answering.
+    ProbeSilent,
+    /// The DICOM listener is down.
+    ReceiverDown,
+    /// The lamps could not be driven.
+    LampFailing,
+}
+
+impl DeviceCondition {
+    /// Stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DiskNearlyFull => "disk-nearly-full",
+            Self::DiskFull => "disk-full",
+            Self::StorageFailing => "storage-failing",
+            Self::Hot => "hot",
+            Self::MemoryShort => "memory-short",
+            Self::AlertsUndelivered => "alerts-undelivered",
+            Self::ModelUnusable => "model-unusable",
+            Self::InferenceStuck => "inference-stuck",
+            Self::ProbeSilent => "probe-silent",
+            Self::ReceiverDown => "receiver-down",
+            Self::LampFailing => "lamp-failing",
+        }
+    }
+
+    /// A sentence for IT with the remedy.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::DiskNearlyFull => "The store is nearly full: check that alerts are delivered, or raise spool.bytes_max.",
+            Self::DiskFull => "The store is full and new images are refused: free space, or raise spool.bytes_max.",
+            Self::StorageFailing => "Writing to the store fails: check the disk and its mount.",
+            Self::Hot => "The processor is at its temperature limit: check ventilation.",
+            Self::MemoryShort => "Memory is short: restart the box; if it returns, call service.",
+            Self::AlertsUndelivered => "An alert could not be delivered: check the receiver's address and the network.",
+            Self::ModelUnusable => "The model failed its self-test: reinstall the model package.",
+            Self::InferenceStuck => "An inference ran past its budget: restart the service.",
+            Self::ProbeSilent => "A health probe has stopped answering: restart the service.",
+            Self::ReceiverDown => "The DICOM listener is down: check the address and port in the configuration.",
+            Self::LampFailing => "The lamps cannot be driven: check the board profile.",
+        }
+    }
+
+    /// Whether the box can no longer be relied on (fault) or works but needs a look (degraded).
+    #[must_use]
+    pub const fn is_fault(self) -> bool {
+        matches!(
+            self,
+            Self::DiskFull
+                | Self::StorageFailing
+                | Self::ModelUnusable
+                | Self::InferenceStuck
+                | Self::ProbeSilent
+                | Self::ReceiverDown
+        )
+    }
+}
+
+/// What the conditions add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceState {
+    /// All well.
+    Ready,
+    /// Works, but IT must look.
+    Degraded,
+    /// Not working: do not rely on it.
+    Fault,
+}
+
+impl DeviceState {
+    /// Stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Fault => "fault",
+        }
+    }
+
+    /// The worst of the conditions.
+    #[must_use]
+    pub fn of(conditions: &[DeviceCondition]) -> Self {
+        match conditions.iter().map(|c| c.is_fault()).max() {
+            None => Self::Ready,
+            Some(false) => Self::Degraded,
+            Some(true) => Self::Fault,
+        }
+    }
+}
+
+/// What the lamps show (DESIGN.md section 4, after IEC 60601-1-8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lamp {
+    /// No light: not running.
+    Dark,
+    /// Green, steady.
+    Ready,
+    /// Green, slow pulse.
+    Working,
+    /// Green and yellow, steady.
+    Degraded,
+    /// Yellow, steady, with a short double dip each 4 s.
+    Indeterminate,
+    /// Yellow, 0.6 Hz.
+    Suspicious,
+    /// Red and yellow alternating, 1 Hz.
+    Fault,
+    /// Red, 2 Hz.
+    Critical,
+}
+
+impl Lamp {
+    /// Stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dark => "dark",
+            Self::Ready => "ready",
+            Self::Working => "working",
+            Self::Degraded => "degraded",
+            Self::Indeterminate => "indeterminate",
+            Self::Suspicious => "suspicious",
+            Self::Fault => "fault",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// What it means to the room.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Dark => "No power or not running: same as fault.",
+            Self::Ready => "All well.",
+            Self::Working => "A study is being received or read.",
+            Self::Degraded => "Works, but IT must look.",
+            Self::Indeterminate => "A study could not be assessed: see why.",
+            Self::Suspicious => "Tell the radiologist.",
+            Self::Fault => "Not working: do not rely on it.",
+            Self::Critical => "Call the radiologist now.",
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Domain: the words of the product as types. Data in, data out; no clock, no file, no socket.
+//!
+//! Every other room speaks in these types, and each stage of the pipeline takes only what the stage before it made
+//! (DESIGN.md section 2). Frames of reference and units stand in the names: `_lps_mm`, `_ms`, `_ml`.
+
+pub mod device;
+pub mod findings;
+pub mod identity;
+pub mod instance;
+pub mod model;
+pub mod role;
+pub mod study;
+pub mod time;
+pub mod verdict;
+pub mod volume;
+
+pub use device::{DeviceCondition, DeviceState, Lamp};
+pub use findings::{Findings, ScoreMap};
+pub use identity::{AeTitle, IdentityError, Uid};
+pub use instance::{Acquisition, FrameGeometry, InstanceHeader, StoredInstance};
+pub use model::{InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation};
+pub use role::Role;
+pub use study::{ClosedBecause, OpenStudy, Series, Study};
+pub use time::{Monotonic, WallTime};
+pub use verdict::{Finding, QualityNote, Reason, ReasonCode, SeriesUse, Severity, TimingMs, Urgency, Verdict, VerdictKind};
+pub use volume::{Grid, PreparedStudy, Volume};

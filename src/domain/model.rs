@@ -1,0 +1,127 @@
+//! What a model package says about itself (`models/<name>/manifest.toml`, schema `scanside.model/1`), as plain data.
+
+use super::Role;
+
+/// Identity of a model as it stands in verdicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelIdentity {
+    /// Name, such as `cns-mri`.
+    pub name: String,
+    /// Version, such as `0.1.0`.
+    pub version: String,
+    /// SHA-256 of the ONNX file, lower-case hex.
+    pub sha256: String,
+    /// The engine that ran it, such as `tract`.
+    pub engine: String,
+    /// Arithmetic, such as `int8`.
+    pub precision: String,
+}
+
+/// One input channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputChannel {
+    /// The series role that feeds it.
+    pub role: Role,
+    /// Whether the model can run without it.
+    pub required: bool,
+}
+
+/// Affine quantisation: `value = (q - zero_point) * scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantisation {
+    /// Step.
+    pub scale: f32,
+    /// The integer that stands for zero.
+    pub zero_point: i8,
+}
+
+/// Intensity normalisation, method `foreground-z/1` (see `models/train` for the reference in Python).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalisation {
+    /// A stored value that fills more than this fraction of the acquired volume is background (stripped or zero-filled data).
+    pub background_mode_fraction: f64,
+    /// Foreground lies above this fraction of the way from the minimum to the percentile below.
+    pub foreground_fraction: f64,
+    /// That percentile, 0 to 100.
+    pub foreground_percentile: f64,
+    /// Foreground values are clipped to these percentiles before mean and standard deviation are taken.
+    pub clip_percentiles: [f64; 2],
+    /// Normalised values are clipped to this range.
+    pub clip_z: [f32; 2],
+    /// What background voxels become.
+    pub background_value: f32,
+    /// What every voxel of a missing channel becomes.
+    pub missing_channel_value: f32,
+}
+
+/// Where the model's scores become a decision, for one set of inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OperatingPoint {
+    /// The inputs that were there.
+    pub inputs: Vec<Role>,
+    /// Score of a voxel to belong to a component.
+    pub voxel_threshold: f32,
+    /// Brain score of a voxel to lie inside the brain mask.
+    pub brain_threshold: f32,
+    /// The brain mask is grown by this many voxels.
+    pub brain_margin_voxels: u32,
+    /// Smaller components are ignored, ml.
+    pub component_ml_min: f64,
+    /// A component of this mean score or more flags the study.
+    pub threshold: f64,
+    /// Sensitivity at that point.
+    pub sensitivity: f64,
+    /// Specificity at that point.
+    pub specificity: f64,
+    /// Where the two figures come from.
+    pub source: String,
+}
+
+/// Everything that prepare, infer and triage need to know of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// Who it is.
+    pub identity: ModelIdentity,
+    /// Voxel size of its grid, mm.
+    pub spacing_mm: f64,
+    /// Voxels of its grid along k, j, i.
+    pub shape_kji: [usize; 3],
+    /// Input channels in order.
+    pub channels: Vec<InputChannel>,
+    /// Quantisation of the int8 input tensor.
+    pub input_quantisation: Quantisation,
+    /// Quantisation of the int8 output tensor (logits).
+    pub output_quantisation: Quantisation,
+    /// Names of the output channels in order: `enhancing_lesion`, `abnormality`, `brain`.
+    pub output_channels: Vec<String>,
+    /// How intensities are normalised.
+    pub normalisation: Normalisation,
+    /// Decision thresholds per set of inputs.
+    pub operating_points: Vec<OperatingPoint>,
+    /// Less predicted brain than this is no brain, ml.
+    pub brain_ml_min: f64,
+    /// More predicted brain than this is no brain, ml.
+    pub brain_ml_max: f64,
+    /// Wider slice spacing than this is outside the domain, mm.
+    pub slice_spacing_mm_max: f64,
+    /// Total enhancing volume from which a flagged study is critical, ml.
+    pub critical_total_ml_min: f64,
+    /// Largest diameter from which a flagged study is critical, mm.
+    pub critical_diameter_mm_min: f64,
+    /// Where the two critical thresholds come from.
+    pub critical_source: String,
+}
+
+impl ModelSpec {
+    /// The operating point for exactly these inputs, in any order.
+    #[must_use]
+    pub fn operating_point(&self, inputs: &[Role]) -> Option<&OperatingPoint> {
+        let sorted = |roles: &[Role]| {
+            let mut roles = roles.to_vec();
+            roles.sort_unstable();
+            roles
+        };
+        let wanted = sorted(inputs);
+        self.operating_points.iter().find(|point| sorted(&point.inputs) == wanted)
+    }
+}

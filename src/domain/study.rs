@@ -1,0 +1,180 @@
+//! A study while it grows (`OpenStudy`) and once it is closed for a stated reason (`Study`).
+//!
+//! Only [`OpenStudy::close`] makes a [`Study`], and only a [`Study`] can be prepared: an unfinished study cannot be triaged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Monotonic, Role, StoredInstance, Uid};
+
+/// Why a study was closed. Each variant names the evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosedBecause {
+    /// Every role that the model can use is geometrically complete and the association was released.
+    RequiredRolesComplete,
+    /// Nothing arrived for the quiet time.
+    QuietTime,
+    /// It kept arriving until the hard deadline.
+    HardDeadline,
+    /// All files of a folder were read (`scanside triage`).
+    AllFilesRead,
+}
+
+impl ClosedBecause {
+    /// The name in verdicts and on the page.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RequiredRolesComplete => "required-roles-complete",
+            Self::QuietTime => "quiet-time",
+            Self::HardDeadline => "hard-deadline",
+            Self::AllFilesRead => "all-files-read",
+        }
+    }
+}
+
+/// One series of a closed study.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// Series Instance UID.
+    pub series_instance_uid: Uid,
+    /// What it is for the model.
+    pub role: Role,
+    /// Why we think so, in words for the radiologist; no patient data.
+    pub evidence: Vec<String>,
+    /// Its instances, sorted by SOP Instance UID so that the order of arrival cannot matter.
+    pub instances: Vec<Arc<StoredInstance>>,
+}
+
+/// A study that still receives instances.
+#[derive(Clone, Debug)]
+pub struct OpenStudy {
+    study_instance_uid: Uid,
+    instances: BTreeMap<Uid, Arc<StoredInstance>>,
+    first_at: Monotonic,
+    last_at: Monotonic,
+}
+
+/// A closed study: what `prepare` takes.
+#[derive(Clone, Debug)]
+pub struct Study {
+    study_instance_uid: Uid,
+    accession_number: Option<String>,
+    series: Vec<Series>,
+    n_instances: usize,
+    closed_because: ClosedBecause,
+    last_instance_at: Monotonic,
+}
+
+impl OpenStudy {
+    /// An empty study, first seen at `now`.
+    #[must_use]
+    pub fn new(study_instance_uid: Uid, now: Monotonic) -> Self {
+        Self { study_instance_uid, instances: BTreeMap::new(), first_at: now, last_at: now }
+    }
+
+    /// Adds an instance; a SOP Instance UID that is already there is left as it was and `false` comes back.
+    pub fn insert(&mut self, instance: Arc<StoredInstance>, now: Monotonic) -> bool {
+        self.last_at = self.last_at.max(now);
+        let uid = instance.header.sop_instance_uid.clone();
+        if self.instances.contains_key(&uid) {
+            return false;
+        }
+        self.instances.insert(uid, instance);
+        true
+    }
+
+    /// Study Instance UID.
+    #[must_use]
+    pub fn study_instance_uid(&self) -> &Uid {
+        &self.study_instance_uid
+    }
+
+    /// The instances so far, by SOP Instance UID.
+    pub fn instances(&self) -> impl Iterator<Item = &Arc<StoredInstance>> {
+        self.instances.values()
+    }
+
+    /// How many instances so far.
+    #[must_use]
+    pub fn n_instances(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// When its first instance came.
+    #[must_use]
+    pub fn first_at(&self) -> Monotonic {
+        self.first_at
+    }
+
+    /// When its last instance came.
+    #[must_use]
+    pub fn last_at(&self) -> Monotonic {
+        self.last_at
+    }
+
+    /// Closes the study. `classify` names the role of each series from its instances, with the evidence.
+    ///
+    /// The open study is kept by the caller (cloned cheaply: instances are shared) because a late instance may reopen it.
+    #[must_use]
+    pub fn close(&self, because: ClosedBecause, classify: impl Fn(&[Arc<StoredInstance>]) -> (Role, Vec<String>)) -> Study {
+        let mut by_series: BTreeMap<Uid, Vec<Arc<StoredInstance>>> = BTreeMap::new();
+        for instance in self.instances.values() {
+            by_series.entry(instance.header.series_instance_uid.clone()).or_default().push(Arc::clone(instance));
+        }
+        let accession_number = self.instances.values().find_map(|i| i.header.accession_number.clone());
+        let series = by_series
+            .into_iter()
+            .map(|(series_instance_uid, instances)| {
+                let (role, evidence) = classify(&instances);
+                Series { series_instance_uid, role, evidence, instances }
+            })
+            .collect();
+        Study {
+            study_instance_uid: self.study_instance_uid.clone(),
+            accession_number,
+            series,
+            n_instances: self.instances.len(),
+            closed_because: because,
+            last_instance_at: self.last_at,
+        }
+    }
+}
+
+impl Study {
+    /// Study Instance UID.
+    #[must_use]
+    pub fn study_instance_uid(&self) -> &Uid {
+        &self.study_instance_uid
+    }
+
+    /// Accession Number of the first instance (by UID) that has one.
+    #[must_use]
+    pub fn accession_number(&self) -> Option<&str> {
+        self.accession_number.as_deref()
+    }
+
+    /// Its series, by Series Instance UID.
+    #[must_use]
+    pub fn series(&self) -> &[Series] {
+        &self.series
+    }
+
+    /// How many instances it holds.
+    #[must_use]
+    pub fn n_instances(&self) -> usize {
+        self.n_instances
+    }
+
+    /// Why it was closed.
+    #[must_use]
+    pub fn closed_because(&self) -> ClosedBecause {
+        self.closed_because
+    }
+
+    /// When its last instance became durable.
+    #[must_use]
+    pub fn last_instance_at(&self) -> Monotonic {
+        self.last_instance_at
+    }
+}

@@ -1,0 +1,3 @@
+//! The `scanside` command.
+
+fn main() {}
