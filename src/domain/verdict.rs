@@ -228,3 +228,14 @@ pub struct Verdict {
     /// Durations.
     pub timing: TimingMs,
 }
+
+/// Why a study could not be prepared or inferred: becomes an `indeterminate` verdict with these reasons.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Refusal {
+    /// Why; at least one.
+    pub reasons: Vec<Reason>,
+    /// Notes gathered before the refusal.
+    pub quality: Vec<QualityNote>,
+    /// Series as understood.
+    pub series: Vec<SeriesUse>,
+}
