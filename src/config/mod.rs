@@ -1,1 +1,379 @@
-//! Config: (being written).
+//! Config: one TOML file. Text in -> a [`Config`] whose every value is checked, or all faults together with line, key and choices.
+//!
+//! Nothing binds or opens until a whole `Config` exists (DESIGN.md section 4). `Config::default()` is the file without a line in it:
+//! loopback only, simulated board, no alerts. Durations end in `_s`, sizes in `_mib`, bounds in `_max` or `_min`.
+//!
+//! `reader.rs` walks the parsed document and collects faults, `parse.rs` says which keys exist and what they may hold,
+//! `values.rs` holds the small value types, `text.rs` writes a `Config` back as TOML.
+
+mod parse;
+mod reader;
+mod text;
+mod values;
+
+use std::fmt;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use crate::domain::{AeTitle, Uid, VerdictKind};
+
+pub use values::{LogLevel, PeerRange, WebhookUrl};
+
+/// Longest configuration file, bytes: a real one has a few thousand.
+pub const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// One fault of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// Line, from 1.
+    pub line: usize,
+    /// Full name of the key, such as `dicom.listen`; empty where the text is no TOML.
+    pub key: String,
+    /// What is wrong, and the valid choices.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            write!(f, "line {}: {}", self.line, self.message)
+        } else {
+            write!(f, "line {}: {}: {}", self.line, self.key, self.message)
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// the file cannot be read
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// the file is not plausible as a configuration
+    #[error("{}: {reason}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// the file has faults
+    #[error("{}", display_faults(path, faults))]
+    Faults {
+        /// The file.
+        path: PathBuf,
+        /// All of them, by line.
+        faults: Vec<ConfigFault>,
+    },
+}
+
+fn display_faults(path: &Path, faults: &[ConfigFault]) -> String {
+    let mut text = format!("{}: {} fault{}", path.display(), faults.len(), if faults.len() == 1 { "" } else { "s" });
+    for fault in faults {
+        text.push_str("\n  ");
+        text.push_str(&fault.to_string());
+    }
+    text
+}
+
+/// Something that is allowed but that the page and the start-up log must say (DESIGN.md rule 8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigNotice {
+    /// The key that causes it.
+    pub key: String,
+    /// A sentence for IT.
+    pub text: String,
+}
+
+/// Everything that a site can set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// `[dicom]`: the listener for studies.
+    pub dicom: DicomConfig,
+    /// `[spool]`: the store on disk.
+    pub spool: SpoolConfig,
+    /// `[assemble]`: when a study counts as complete.
+    pub assemble: AssembleConfig,
+    /// `[infer]`: the model.
+    pub infer: InferConfig,
+    /// `[board]`: lamps and button.
+    pub board: BoardConfig,
+    /// `[web]`: the page.
+    pub web: WebConfig,
+    /// `[alerts]`: who is told.
+    pub alerts: AlertsConfig,
+    /// `[log]`: how much is written.
+    pub log: LogConfig,
+}
+
+/// `[dicom]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DicomConfig {
+    /// Our AE title.
+    pub ae_title: AeTitle,
+    /// Address and port of the plain DICOM listener.
+    pub listen: SocketAddr,
+    /// Calling AE titles that may send; empty: all.
+    pub calling_ae_titles: Vec<AeTitle>,
+    /// Addresses that may connect; empty: all.
+    pub peers: Vec<PeerRange>,
+    /// Whether an association must call us by `ae_title`.
+    pub check_called_ae_title: bool,
+    /// Associations at once.
+    pub associations_max: usize,
+    /// Associations at once from one address.
+    pub associations_per_peer_max: usize,
+    /// Longest PDU that we accept, bytes.
+    pub pdu_length_max: u32,
+    /// Largest instance, MiB.
+    pub instance_mib_max: u64,
+    /// An association without a byte for this long is aborted, seconds.
+    pub idle_timeout_s: u64,
+    /// An association request must be complete within this time, seconds (the ARTIM timer of PS3.8 section 9.1.5).
+    pub request_timeout_s: u64,
+    /// An association is aborted after this long whatever it does, seconds.
+    pub association_s_max: u64,
+    /// Storage SOP classes beyond the built-in list.
+    pub sop_classes_extra: Vec<Uid>,
+}
+
+/// `[spool]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpoolConfig {
+    /// Budget of the store, MiB.
+    pub mib_max: u64,
+    /// Free space that the file system must keep, MiB.
+    pub free_mib_min: u64,
+}
+
+/// `[assemble]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AssembleConfig {
+    /// A study without a new instance for this long is closed, seconds.
+    pub quiet_s: u64,
+    /// A study whose roles are complete is closed this long after its association ended, seconds.
+    pub settle_s: u64,
+    /// A study is closed this long after its first instance, seconds.
+    pub deadline_s: u64,
+    /// Instances of one study.
+    pub instances_per_study_max: usize,
+    /// Studies open at once.
+    pub open_studies_max: usize,
+}
+
+/// `[infer]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InferConfig {
+    /// Name of the model package: a folder of `models_dir`.
+    pub model: String,
+    /// Where model packages lie; `None`: the installed place.
+    pub models_dir: Option<PathBuf>,
+    /// Threads of the network.
+    pub threads: usize,
+    /// Longest inference, seconds.
+    pub time_budget_s: u64,
+    /// Studies that may wait for the network.
+    pub queue_max: usize,
+}
+
+/// `[board]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BoardConfig {
+    /// Name of the board profile: a file of `profiles_dir` without `.toml`.
+    pub profile: String,
+    /// Where board profiles lie; `None`: the built-in ones.
+    pub profiles_dir: Option<PathBuf>,
+}
+
+/// `[web]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebConfig {
+    /// Address and port of the page.
+    pub listen: SocketAddr,
+    /// Allows the page in plain text on an address that is not loopback.
+    pub plain_text_off_loopback: bool,
+    /// Names, beyond addresses and `localhost`, by which the page may be called (checked against DNS rebinding).
+    pub host_names: Vec<String>,
+}
+
+/// `[alerts]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlertsConfig {
+    /// An alert that could not be delivered for this long makes the device degraded, seconds.
+    pub undelivered_s_max: u64,
+    /// `[[alerts.webhook]]`, in order: channel `webhook:0`, `webhook:1` ...
+    pub webhook: Vec<WebhookConfig>,
+}
+
+/// One `[[alerts.webhook]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebhookConfig {
+    /// Where verdicts are posted.
+    pub url: WebhookUrl,
+    /// File with the secret that signs them.
+    pub secret_file: PathBuf,
+    /// Which verdicts are posted.
+    pub on: Vec<VerdictKind>,
+    /// Longest delivery, connection included, seconds.
+    pub timeout_s: u64,
+    /// Whether the accession number, which is patient data, goes along.
+    pub include_accession_number: bool,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogConfig {
+    /// Least important level that is written.
+    pub level: LogLevel,
+}
+
+impl Default for DicomConfig {
+    fn default() -> Self {
+        Self {
+            ae_title: parse::default_ae_title(),
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 11112),
+            calling_ae_titles: Vec::new(),
+            peers: Vec::new(),
+            check_called_ae_title: true,
+            associations_max: 32,
+            associations_per_peer_max: 16,
+            pdu_length_max: 131_072,
+            instance_mib_max: 2048,
+            idle_timeout_s: 60,
+            request_timeout_s: 30,
+            association_s_max: 14_400,
+            sop_classes_extra: Vec::new(),
+        }
+    }
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self { mib_max: 20_480, free_mib_min: 512 }
+    }
+}
+
+impl Default for AssembleConfig {
+    fn default() -> Self {
+        Self { quiet_s: 60, settle_s: 15, deadline_s: 1800, instances_per_study_max: 20_000, open_studies_max: 64 }
+    }
+}
+
+impl Default for InferConfig {
+    fn default() -> Self {
+        Self { model: "cns-mri".to_owned(), models_dir: None, threads: 2, time_budget_s: 60, queue_max: 16 }
+    }
+}
+
+impl Default for BoardConfig {
+    fn default() -> Self {
+        Self { profile: "sim".to_owned(), profiles_dir: None }
+    }
+}
+
+impl Default for WebConfig {
+    fn default() -> Self {
+        let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+        Self { listen, plain_text_off_loopback: false, host_names: Vec::new() }
+    }
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self { undelivered_s_max: 900, webhook: Vec::new() }
+    }
+}
+
+impl Config {
+    /// Parses the text of a configuration file.
+    ///
+    /// # Errors
+    /// Every fault of the text at once, by line; never empty.
+    pub fn parse(text: &str) -> Result<Self, Vec<ConfigFault>> {
+        parse::parse(text)
+    }
+
+    /// Reads and parses the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file and every fault in it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        let not_text = |reason: String| ConfigError::NotText { path: path.to_owned(), reason };
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(not_text(format!("longer than {} KiB: this is no configuration file", FILE_BYTES_MAX / 1024)));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            not_text(format!("byte {} is not UTF-8: save the file as UTF-8 text", error.utf8_error().valid_up_to() + 1))
+        })?;
+        Self::parse(&text).map_err(|faults| ConfigError::Faults { path: path.to_owned(), faults })
+    }
+
+    /// The configuration as TOML, every key written out; [`Config::parse`] reads it back as the same `Config`.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        text::to_toml(self)
+    }
+
+    /// What is allowed but must be said on the page and at start.
+    #[must_use]
+    pub fn notices(&self) -> Vec<ConfigNotice> {
+        let mut notices = Vec::new();
+        let mut add = |key: &str, text: String| notices.push(ConfigNotice { key: key.to_owned(), text });
+        if !self.dicom.listen.ip().is_loopback() {
+            add(
+                "dicom.listen",
+                format!("DICOM on {} is plain text: whoever shares this network segment can read the images.", self.dicom.listen),
+            );
+            if self.dicom.peers.is_empty() {
+                add("dicom.peers", "Every address may send studies: name the scanners and routers in dicom.peers.".to_owned());
+            }
+        }
+        if !self.web.listen.ip().is_loopback() {
+            add(
+                "web.listen",
+                format!(
+                    "This page on {} is plain text and without login: whoever reaches it can read and acknowledge.",
+                    self.web.listen
+                ),
+            );
+        }
+        for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
+            if !webhook.url.is_https() && !webhook.url.is_loopback() {
+                add(
+                    &format!("alerts.webhook[{idx}].url"),
+                    format!("Alerts to {} travel in plain text (signed, but readable).", webhook.url.authority()),
+                );
+            }
+            if webhook.include_accession_number {
+                add(
+                    &format!("alerts.webhook[{idx}].include_accession_number"),
+                    format!("Alerts to {} carry the accession number, which is patient data.", webhook.url.authority()),
+                );
+            }
+        }
+        notices
+    }
+
+    /// Every address that the box listens on or calls, with its purpose (DESIGN.md rule 10).
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(String, String)> {
+        let mut list = vec![
+            (format!("listens on {}", self.dicom.listen), "DICOM studies from scanners".to_owned()),
+            (format!("listens on {}", self.web.listen), "this page".to_owned()),
+        ];
+        for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
+            list.push((format!("calls {}", webhook.url.authority()), format!("alerts, channel webhook:{idx}")));
+        }
+        list
+    }
+}

@@ -1,0 +1,282 @@
+//! Which keys exist and what they may hold: TOML text in -> [`Config`], or all faults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::de::DeTable;
+
+use super::reader::{Faults, Section};
+use super::{
+    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, InferConfig, LogConfig, LogLevel, PeerRange,
+    SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+};
+use crate::domain::{AeTitle, Uid, VerdictKind};
+
+/// A site has a few receivers; each costs a worker.
+const WEBHOOKS_MAX: usize = 8;
+/// Longest list of names or addresses.
+const LIST_MAX: usize = 256;
+/// A day, seconds: nothing here waits longer.
+const DAY_S: u64 = 86_400;
+
+pub(super) fn default_ae_title() -> AeTitle {
+    #[allow(clippy::expect_used)] // a constant, proven by every test that makes a Config
+    AeTitle::try_new("SCANSIDE").expect("eight letters are an AE title")
+}
+
+pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
+    let mut faults = Faults::new(text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let offset = error.span().map_or(0, |span| span.start);
+        faults.add(offset, "", format!("not valid TOML: {}", error.message()));
+    }
+    let mut root = Section::new("", Some(document.get_ref()), 0);
+    let config = Config {
+        dicom: dicom(&mut faults, &mut root),
+        spool: spool(&mut faults, &mut root),
+        assemble: assemble(&mut faults, &mut root),
+        infer: infer(&mut faults, &mut root),
+        board: board(&mut faults, &mut root),
+        web: web(&mut faults, &mut root),
+        alerts: alerts(&mut faults, &mut root),
+        log: log(&mut faults, &mut root),
+    };
+    if config.dicom.listen == config.web.listen && config.dicom.listen.port() != 0 {
+        let offset = match document.get_ref().get("web") {
+            Some(value) => value.span().start,
+            None => 0,
+        };
+        faults.add(offset, "web.listen", format!("{} is also dicom.listen: choose another port", config.web.listen));
+    }
+    root.finish(&mut faults);
+    let faults = faults.into_sorted();
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+fn dicom(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> DicomConfig {
+    let default = DicomConfig::default();
+    let mut section = root.section(faults, "dicom");
+    let s = &mut section;
+    let mut config = DicomConfig {
+        ae_title: s.text(faults, "ae_title", ae_title).unwrap_or(default.ae_title),
+        listen: s.text(faults, "listen", listen).unwrap_or(default.listen),
+        calling_ae_titles: s.texts(faults, "calling_ae_titles", LIST_MAX, ae_title).unwrap_or_default(),
+        peers: s.texts(faults, "peers", LIST_MAX, PeerRange::try_new).unwrap_or_default(),
+        check_called_ae_title: s.boolean(faults, "check_called_ae_title", default.check_called_ae_title),
+        associations_max: s.count(faults, "associations_max", default.associations_max, 1, 1024),
+        associations_per_peer_max: s.count(faults, "associations_per_peer_max", default.associations_per_peer_max, 1, 1024),
+        // PS3.8 section 9.3.1: 0 would mean unlimited, which is no bound; below 4096 a header eats the throughput.
+        pdu_length_max: u32::try_from(s.integer(
+            faults,
+            "pdu_length_max",
+            default.pdu_length_max.into(),
+            4096,
+            1_048_576,
+            "bytes",
+        ))
+        .unwrap_or(default.pdu_length_max),
+        instance_mib_max: s.integer(faults, "instance_mib_max", default.instance_mib_max, 1, 65_536, "MiB"),
+        idle_timeout_s: s.integer(faults, "idle_timeout_s", default.idle_timeout_s, 1, 3600, "seconds"),
+        request_timeout_s: s.integer(faults, "request_timeout_s", default.request_timeout_s, 1, 300, "seconds"),
+        association_s_max: s.integer(faults, "association_s_max", default.association_s_max, 60, DAY_S, "seconds"),
+        sop_classes_extra: s.texts(faults, "sop_classes_extra", LIST_MAX, uid).unwrap_or_default(),
+    };
+    if !s.is_set("associations_per_peer_max") {
+        config.associations_per_peer_max = config.associations_per_peer_max.min(config.associations_max);
+    }
+    if config.associations_per_peer_max > config.associations_max {
+        let key = "associations_per_peer_max";
+        faults.add(
+            s.offset_of(key),
+            s.full(key),
+            format!("is more than dicom.associations_max, which is {}", config.associations_max),
+        );
+    }
+    section.finish(faults);
+    config
+}
+
+fn spool(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> SpoolConfig {
+    let default = SpoolConfig::default();
+    let mut section = root.section(faults, "spool");
+    let config = SpoolConfig {
+        // 256 MiB holds one study of two series; 64 TiB is beyond any box.
+        mib_max: section.integer(faults, "mib_max", default.mib_max, 256, 67_108_864, "MiB"),
+        free_mib_min: section.integer(faults, "free_mib_min", default.free_mib_min, 16, 1_048_576, "MiB"),
+    };
+    section.finish(faults);
+    config
+}
+
+fn assemble(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AssembleConfig {
+    let default = AssembleConfig::default();
+    let mut section = root.section(faults, "assemble");
+    let s = &mut section;
+    let mut config = AssembleConfig {
+        quiet_s: s.integer(faults, "quiet_s", default.quiet_s, 1, 3600, "seconds"),
+        settle_s: s.integer(faults, "settle_s", default.settle_s, 0, 3600, "seconds"),
+        deadline_s: s.integer(faults, "deadline_s", default.deadline_s, 10, DAY_S, "seconds"),
+        instances_per_study_max: s.count(faults, "instances_per_study_max", default.instances_per_study_max, 1, 1_000_000),
+        open_studies_max: s.count(faults, "open_studies_max", default.open_studies_max, 1, 4096),
+    };
+    // A site that shortens one time need not write the others.
+    if !s.is_set("quiet_s") {
+        config.quiet_s = config.quiet_s.min(config.deadline_s);
+    }
+    if !s.is_set("settle_s") {
+        config.settle_s = config.settle_s.min(config.quiet_s);
+    }
+    let order =
+        [("settle_s", config.settle_s, "quiet_s", config.quiet_s), ("quiet_s", config.quiet_s, "deadline_s", config.deadline_s)];
+    for (short, short_s, long, long_s) in order {
+        if short_s > long_s {
+            faults.add(
+                s.offset_of(short),
+                s.full(short),
+                format!("{short_s} s is longer than assemble.{long}, which is {long_s} s"),
+            );
+        }
+    }
+    section.finish(faults);
+    config
+}
+
+fn infer(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> InferConfig {
+    let default = InferConfig::default();
+    let mut section = root.section(faults, "infer");
+    let s = &mut section;
+    let config = InferConfig {
+        model: s.text(faults, "model", plain_name).unwrap_or(default.model),
+        models_dir: s.path(faults, "models_dir"),
+        threads: s.count(faults, "threads", default.threads, 1, 64),
+        time_budget_s: s.integer(faults, "time_budget_s", default.time_budget_s, 1, 3600, "seconds"),
+        queue_max: s.count(faults, "queue_max", default.queue_max, 1, 1024),
+    };
+    section.finish(faults);
+    config
+}
+
+fn board(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> BoardConfig {
+    let default = BoardConfig::default();
+    let mut section = root.section(faults, "board");
+    let config = BoardConfig {
+        profile: section.text(faults, "profile", plain_name).unwrap_or(default.profile),
+        profiles_dir: section.path(faults, "profiles_dir"),
+    };
+    section.finish(faults);
+    config
+}
+
+fn web(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> WebConfig {
+    let default = WebConfig::default();
+    let mut section = root.section(faults, "web");
+    let s = &mut section;
+    let config = WebConfig {
+        listen: s.text(faults, "listen", listen).unwrap_or(default.listen),
+        plain_text_off_loopback: s.boolean(faults, "plain_text_off_loopback", default.plain_text_off_loopback),
+        host_names: s.texts(faults, "host_names", 32, host_name).unwrap_or_default(),
+    };
+    if !config.listen.ip().is_loopback() && !config.plain_text_off_loopback {
+        let message = format!(
+            "{} is not loopback, and the page has no TLS yet: listen on 127.0.0.1 or [::1], or set web.plain_text_off_loopback = true \
+             if this network may read it",
+            config.listen
+        );
+        faults.add(s.offset_of("listen"), s.full("listen"), message);
+    }
+    section.finish(faults);
+    config
+}
+
+fn alerts(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AlertsConfig {
+    let default = AlertsConfig::default();
+    let mut section = root.section(faults, "alerts");
+    let undelivered_s_max = section.integer(faults, "undelivered_s_max", default.undelivered_s_max, 10, DAY_S, "seconds");
+    let entries = section.sections(faults, "webhook", WEBHOOKS_MAX);
+    let webhook = entries.into_iter().filter_map(|entry| webhook(faults, entry)).collect();
+    section.finish(faults);
+    AlertsConfig { undelivered_s_max, webhook }
+}
+
+fn webhook(faults: &mut Faults<'_>, mut s: Section<'_, '_>) -> Option<WebhookConfig> {
+    let url = s.text(faults, "url", WebhookUrl::try_new);
+    s.missing(faults, "url", "where are verdicts posted? For example url = \"https://alerts.hospital.example/scanside\"");
+    let secret_file: Option<PathBuf> = s.path(faults, "secret_file");
+    s.missing(faults, "secret_file", "the file with the secret that signs each message");
+    let on = s.texts(faults, "on", 3, verdict_kind);
+    if on.as_ref().is_some_and(Vec::is_empty) {
+        faults.add(
+            s.offset_of("on"),
+            s.full("on"),
+            format!("is empty or faulty, so nothing would be posted: choose from {VERDICTS}"),
+        );
+    }
+    let timeout_s = s.integer(faults, "timeout_s", 10, 1, 120, "seconds");
+    let include_accession_number = s.boolean(faults, "include_accession_number", false);
+    s.finish(faults);
+    let mut on = on.unwrap_or_else(|| vec![VerdictKind::Flagged, VerdictKind::Indeterminate, VerdictKind::NotFlagged]);
+    on.dedup();
+    Some(WebhookConfig { url: url?, secret_file: secret_file?, on, timeout_s, include_accession_number })
+}
+
+fn log(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> LogConfig {
+    let mut section = root.section(faults, "log");
+    let level = section.text(faults, "level", |text| {
+        let names: Vec<&str> = LogLevel::ALL.iter().map(|(name, _)| *name).collect();
+        let found = LogLevel::ALL.iter().find(|(name, _)| *name == text).map(|(_, level)| *level);
+        found.ok_or_else(|| format!("{text:?} is no level: choose from {}", names.join(", ")))
+    });
+    section.finish(faults);
+    LogConfig { level: level.unwrap_or_default() }
+}
+
+const VERDICTS: &str = "\"flagged\", \"indeterminate\", \"not_flagged\"";
+
+fn verdict_kind(text: &str) -> Result<VerdictKind, String> {
+    [VerdictKind::Flagged, VerdictKind::NotFlagged, VerdictKind::Indeterminate]
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
+        .ok_or_else(|| format!("{text:?} is no verdict: choose from {VERDICTS}"))
+}
+
+fn ae_title(text: &str) -> Result<AeTitle, String> {
+    AeTitle::try_new(text)
+        .map_err(|error| format!("{text:?} is no AE title: {error} (1 to 16 plain ASCII characters, no backslash)"))
+}
+
+fn uid(text: &str) -> Result<Uid, String> {
+    Uid::try_new(text).map_err(|error| format!("{text:?} is no UID: {error} (digits and dots, at most 64)"))
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is no address with a port: write, for example, \"127.0.0.1:11112\" or \"[::1]:11112\""))
+}
+
+/// Names of packages and profiles become file names: they must not leave their folder.
+fn plain_name(text: &str) -> Result<String, String> {
+    let fine = (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if fine {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no name: letters, digits, - _ . only, at most 64, no folder"))
+    }
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let fine = (1..=253).contains(&text.len())
+        && text.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        });
+    if fine {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!("{text:?} is no host name: write it without port and without http://"))
+    }
+}

@@ -1,0 +1,76 @@
+//! A [`Config`] as TOML text: every key written out, in the order of the sections.
+
+use std::fmt::Write as _;
+
+use super::Config;
+
+/// A TOML basic string (TOML 1.0 "String"): quotes, backslashes and control characters escaped.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quoted(&item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    let d = &config.dicom;
+    line("[dicom]".to_owned());
+    line(format!("ae_title = {}", quoted(d.ae_title.as_str())));
+    line(format!("listen = {}", quoted(&d.listen.to_string())));
+    line(format!("calling_ae_titles = {}", list(&d.calling_ae_titles)));
+    line(format!("peers = {}", list(&d.peers)));
+    line(format!("check_called_ae_title = {}", d.check_called_ae_title));
+    line(format!("associations_max = {}", d.associations_max));
+    line(format!("associations_per_peer_max = {}", d.associations_per_peer_max));
+    line(format!("pdu_length_max = {}", d.pdu_length_max));
+    line(format!("instance_mib_max = {}", d.instance_mib_max));
+    line(format!("idle_timeout_s = {}", d.idle_timeout_s));
+    line(format!("request_timeout_s = {}", d.request_timeout_s));
+    line(format!("association_s_max = {}", d.association_s_max));
+    line(format!("sop_classes_extra = {}", list(&d.sop_classes_extra)));
+    line(format!("\n[spool]\nmib_max = {}\nfree_mib_min = {}", config.spool.mib_max, config.spool.free_mib_min));
+    let a = &config.assemble;
+    line(format!("\n[assemble]\nquiet_s = {}\nsettle_s = {}\ndeadline_s = {}", a.quiet_s, a.settle_s, a.deadline_s));
+    line(format!("instances_per_study_max = {}\nopen_studies_max = {}", a.instances_per_study_max, a.open_studies_max));
+    let i = &config.infer;
+    line(format!("\n[infer]\nmodel = {}", quoted(&i.model)));
+    if let Some(dir) = &i.models_dir {
+        line(format!("models_dir = {}", quoted(&dir.to_string_lossy())));
+    }
+    line(format!("threads = {}\ntime_budget_s = {}\nqueue_max = {}", i.threads, i.time_budget_s, i.queue_max));
+    line(format!("\n[board]\nprofile = {}", quoted(&config.board.profile)));
+    if let Some(dir) = &config.board.profiles_dir {
+        line(format!("profiles_dir = {}", quoted(&dir.to_string_lossy())));
+    }
+    let w = &config.web;
+    line(format!("\n[web]\nlisten = {}", quoted(&w.listen.to_string())));
+    line(format!("plain_text_off_loopback = {}\nhost_names = {}", w.plain_text_off_loopback, list(&w.host_names)));
+    line(format!("\n[alerts]\nundelivered_s_max = {}", config.alerts.undelivered_s_max));
+    for webhook in &config.alerts.webhook {
+        let on: Vec<&str> = webhook.on.iter().map(|kind| kind.as_str()).collect();
+        line(format!("\n[[alerts.webhook]]\nurl = {}", quoted(webhook.url.as_str())));
+        line(format!("secret_file = {}\non = {}", quoted(&webhook.secret_file.to_string_lossy()), list(&on)));
+        line(format!("timeout_s = {}\ninclude_accession_number = {}", webhook.timeout_s, webhook.include_accession_number));
+    }
+    line(format!("\n[log]\nlevel = {}", quoted(config.log.level.as_str())));
+    out
+}
