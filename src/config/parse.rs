@@ -204,13 +204,10 @@ fn webhook(faults: &mut Faults<'_>, mut s: Section<'_, '_>) -> Option<WebhookCon
     s.missing(faults, "url", "where are verdicts posted? For example url = \"https://alerts.hospital.example/scanside\"");
     let secret_file: Option<PathBuf> = s.path(faults, "secret_file");
     s.missing(faults, "secret_file", "the file with the secret that signs each message");
+    let n_faults = faults.len();
     let on = s.texts(faults, "on", 3, verdict_kind);
-    if on.as_ref().is_some_and(Vec::is_empty) {
-        faults.add(
-            s.offset_of("on"),
-            s.full("on"),
-            format!("is empty or faulty, so nothing would be posted: choose from {VERDICTS}"),
-        );
+    if faults.len() == n_faults && on.as_ref().is_some_and(Vec::is_empty) {
+        faults.add(s.offset_of("on"), s.full("on"), format!("is empty, so nothing would be posted: choose from {VERDICTS}"));
     }
     let timeout_s = s.integer(faults, "timeout_s", 10, 1, 120, "seconds");
     let include_accession_number = s.boolean(faults, "include_accession_number", false);

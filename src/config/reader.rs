@@ -27,6 +27,11 @@ impl<'t> Faults<'t> {
         self.list.push(ConfigFault { line, key: key.into(), message: message.into() });
     }
 
+    /// How many so far.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// All faults by line; the order within a line is that of discovery.
     pub(super) fn into_sorted(mut self) -> Vec<ConfigFault> {
         self.list.sort_by_key(|fault| fault.line);

@@ -50,8 +50,8 @@ impl DeviceCondition {
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
-            Self::DiskNearlyFull => "The store is nearly full: check that alerts are delivered, or raise spool.bytes_max.",
-            Self::DiskFull => "The store is full and new images are refused: free space, or raise spool.bytes_max.",
+            Self::DiskNearlyFull => "The store is nearly full: check that alerts are delivered, or raise spool.mib_max.",
+            Self::DiskFull => "The store is full and new images are refused: free space, or raise spool.mib_max.",
             Self::StorageFailing => "Writing to the store fails: check the disk and its mount.",
             Self::Hot => "The processor is at its temperature limit: check ventilation.",
             Self::MemoryShort => "Memory is short: restart the box; if it returns, call service.",
