@@ -54,6 +54,8 @@ pub enum ReasonCode {
     LargeLesionLoad,
     /// No component reached the operating point.
     NoFindingAtOperatingPoint,
+    /// An earlier verdict on the same study ranked higher, and its priority is kept.
+    PriorityKept,
     /// A series that the model needs is not there.
     MissingRequiredSeries,
     /// The series is there but slices are missing, uneven or contradictory.
@@ -84,6 +86,7 @@ impl ReasonCode {
             Self::EnhancingLesion => "enhancing-lesion",
             Self::LargeLesionLoad => "large-lesion-load",
             Self::NoFindingAtOperatingPoint => "no-finding-at-operating-point",
+            Self::PriorityKept => "priority-kept",
             Self::MissingRequiredSeries => "missing-required-series",
             Self::IncompleteGeometry => "incomplete-geometry",
             Self::CoverageOrResolution => "coverage-or-resolution",

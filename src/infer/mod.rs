@@ -1,1 +1,18 @@
-//! Infer: (being written).
+//! Infer: a prepared study -> findings, by one model version, inside a time and memory budget.
+//!
+//! ```text
+//!   folder ──> package (manifest, hashes, goldens) ──> engine_tract (graph) ──> qconv (int8 arithmetic)
+//!   PreparedStudy ──> pool (one worker, bounded queue, deadline) ──> engine ──> Findings
+//! ```
+//!
+//! The model's graph is integers from end to end: quantised convolutions, nearest up-sampling, concatenation. Convolutions run in our own
+//! operator ([`qconv`]), bit for bit as ONNX Runtime computes them, the same on every processor (DESIGN.md rule 4).
+
+pub mod engine;
+mod manifest;
+pub mod package;
+pub mod pool;
+
+pub use engine::{Cancel, Engine, EngineError};
+pub use package::{Golden, ModelPackage, PackageError, PackageFault};
+pub use pool::{InferencePool, Pending, PoolOptions};

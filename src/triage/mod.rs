@@ -1,1 +1,29 @@
-//! Triage: (being written).
+//! Triage: the network's answer -> the verdict, with reasons for the radiologist. Pure: no clock, no file, no randomness.
+//!
+//! ```text
+//!   Findings ──> components (brain mask, connected components, measures) ──┐
+//!   Refusal  ──────────────────────────────────────────────────────────────┴─> decide ──> Verdict
+//!                                     earlier verdict on the same study ──> supersede ──> Verdict that never ranks lower
+//! ```
+//!
+//! Every figure that reaches a verdict is rounded to four decimals and every sum runs in raster order, so that the same study gives the
+//! same verdict on every processor (DESIGN.md rule 4).
+
+pub mod components;
+pub mod decide;
+mod diameter;
+mod mask;
+mod sentence;
+pub mod supersede;
+
+pub use components::{Component, Intensities, components};
+pub use decide::{Assessed, TriageInput, decide};
+pub use mask::{BrainMask, brain_mask};
+pub use supersede::{VerdictSummary, supersede};
+
+/// Rounds to four decimals: finer than any use of the figure, coarser than any platform's last bit.
+pub(crate) fn round4(value: f64) -> f64 {
+    let rounded = (value * 1e4).round() / 1e4;
+    // Minus zero would print as "-0.0".
+    if rounded == 0.0 { 0.0 } else { rounded }
+}
