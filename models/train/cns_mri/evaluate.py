@@ -1,0 +1,236 @@
+"""Measure a network: on the held-out synthetic set (where operating points are chosen) and on real cases (where nothing is chosen).
+
+    python -m cns_mri.evaluate synthetic --network float|int8 [--name run] [--limit N] [--work DIR]
+    python -m cns_mri.evaluate choose [--work DIR]
+    python -m cns_mri.evaluate real --network float|int8 --data DATA [--work DIR]
+
+In: WORK/val, WORK/NAME.pt or WORK/export/model.onnx; for `real`, the visible cases under DATA (see real.py).
+Out: WORK/eval/synthetic.NETWORK.json (components of each study at several voxel thresholds), points.json (the operating points,
+frozen from then on), real.NETWORK.json; each also as a short table on stdout.
+"""
+import argparse
+import glob
+import json
+import os
+
+import numpy as np
+from scipy import ndimage
+
+from . import grid as g
+from .findings import brain_ml, components, sigmoid
+from .normalise import MISSING_CHANNEL_VALUE
+
+MODES = {"both": ["t1_post", "flair"], "t1": ["t1_post"]}
+VOXEL_THRESHOLDS = (0.3, 0.5, 0.7, 0.85)
+BASE = {"brain_threshold": 0.5, "brain_margin_voxels": 1, "component_ml_min": 0.1, "voxel_threshold": 0.5}
+LESION_ML_MIN = 0.1  # a synthetic study counts as positive from this volume of its largest lesion on
+
+
+def runner(kind, work, name):
+    """z [2, k, j, i] -> float logits [3, k, j, i]."""
+    if kind == "float":
+        import torch
+
+        from .quantise import load_net
+        torch.set_num_threads(1)
+        net, _ = load_net(os.path.join(work, name + ".pt"))
+
+        def run(z):
+            with torch.no_grad():
+                return net(torch.from_numpy(z[None]).to(memory_format=torch.channels_last_3d))[0].numpy()
+        return run
+    import onnxruntime
+
+    from .quantise import OUTPUT_SCALE, OUTPUT_ZERO, quantised_input
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(os.path.join(work, "export", "model.onnx"), options, providers=["CPUExecutionProvider"])
+    return lambda z: (session.run(None, {"x": quantised_input(z)[None]})[0][0].astype(np.float32) - OUTPUT_ZERO) * OUTPUT_SCALE
+
+
+def dice(a, b):
+    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+
+
+def wilson(hits, total):
+    """95 % interval of a proportion."""
+    if total == 0:
+        return 0.0, 1.0
+    z, p = 1.96, hits / total
+    centre, half = p + z * z / (2 * total), z * np.sqrt(p * (1 - p) / total + z * z / (4 * total**2))
+    return max(0.0, (centre - half) / (1 + z * z / total)), min(1.0, (centre + half) / (1 + z * z / total))
+
+
+def share(hits, total):
+    low, high = wilson(hits, total)
+    return f"{hits}/{total} ({100 * low:.0f}-{100 * high:.0f} %)"
+
+
+def study_record(logits, truth):
+    """What choosing an operating point needs to know of one study: components and Dice at each voxel threshold."""
+    record = {"brain_ml": brain_ml(logits, BASE), "at": {}}
+    for threshold in VOXEL_THRESHOLDS:
+        found = components(logits, {**BASE, "voxel_threshold": threshold})
+        everything = np.zeros(g.SHAPE_KJI, bool)
+        for c in found:
+            everything |= c["mask"]
+        record["at"][str(threshold)] = {
+            "dice": dice(everything, truth) if truth is not None and truth.any() else None,
+            "components": [[round(c["ml"], 3), round(c["score"], 4),
+                            bool(truth is not None and (c["mask"] & truth).any())] for c in found]}
+    return record
+
+
+def synthetic(args, work):
+    run = runner(args.network, work, args.name)
+    out = []
+    for path in sorted(glob.glob(os.path.join(work, "val", "*_y.npy")))[:args.limit]:
+        bits, x = np.load(path), np.load(path.replace("_y", "_x")).astype(np.float32)
+        lesion, brain = (bits & 1) > 0, (bits & 4) > 0
+        parts, count = ndimage.label(lesion, np.ones((3, 3, 3)))
+        volumes = (np.bincount(parts.ravel())[1:] * g.VOXEL_ML).tolist() if count else []
+        for mode in MODES:
+            z = x.copy()
+            if mode == "t1":
+                z[1] = MISSING_CHANNEL_VALUE
+            logits = run(z)
+            record = study_record(logits, lesion)
+            hit = sigmoid(logits[0]) >= 0.5
+            record.update(study=os.path.basename(path)[:6], mode=mode, lesions_ml=volumes, true_brain_ml=float(brain.sum() * g.VOXEL_ML),
+                          post=bool((bits & 8).any()), brain_dice=dice(sigmoid(logits[2]) >= 0.5, brain),
+                          abnormal_dice=dice(sigmoid(logits[1]) >= 0.5, (bits & 2) > 0) if (bits & 2).any() else None,
+                          lesion_hit=[bool(hit[parts == n].any()) for n in range(1, count + 1)])
+            out.append(record)
+    folder = os.path.join(work, "eval")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, f"synthetic.{args.network}.json"), "w") as f:
+        json.dump(out, f)
+    print("\n".join(summary(out)), flush=True)
+
+
+def flagged(record, point):
+    """The study's score at an operating point, and whether it raises the flag."""
+    found = [c for c in record["at"][str(point["voxel_threshold"])]["components"] if c[0] >= point["component_ml_min"]]
+    score = max((c[1] for c in found), default=0.0)
+    return score >= point["threshold"], score
+
+
+def split(records, mode):
+    mine = [r for r in records if r["mode"] == mode]
+    return ([r for r in mine if max(r["lesions_ml"], default=0) >= LESION_ML_MIN], [r for r in mine if not r["lesions_ml"]])
+
+
+def auc(positive, negative):
+    p, n = np.array(positive)[:, None], np.array(negative)[None]
+    return float(((p > n) + 0.5 * (p == n)).mean()) if p.size and n.size else float("nan")
+
+
+def summary(records):
+    lines = []
+    for mode in MODES:
+        positive, negative = split(records, mode)
+        if not positive or not negative:
+            continue
+        for threshold in map(str, VOXEL_THRESHOLDS):
+            d = [r["at"][threshold]["dice"] for r in positive]
+            point = {"voxel_threshold": threshold, "component_ml_min": 0.1, "threshold": 0.0}
+            quiet = sum(not flagged(r, point)[0] for r in negative)
+            hit = sum(flagged(r, point)[0] for r in positive)
+            score = [[flagged(r, point)[1] for r in part] for part in (positive, negative)]
+            lines.append(f"{mode} voxel>{threshold}: dice mean {np.mean(d):.3f} median {np.median(d):.3f}; flagged {share(hit, len(positive))}; "
+                         f"quiet {share(quiet, len(negative))}; AUC {auc(*score):.3f}")
+        bins = []
+        for low, high in ((0.1, 0.5), (0.5, 2), (2, 8), (8, 999)):
+            hits = [h for r in positive for h, ml in zip(r["lesion_hit"], r["lesions_ml"]) if low <= ml < high]
+            bins.append(f"{low}-{high} ml {sum(hits)}/{len(hits)}")
+        lines.append(f"{mode} lesions hit at 0.5: " + ", ".join(bins))
+        every = [r for r in records if r["mode"] == mode]
+        lines.append(f"{mode} brain dice mean {np.mean([r['brain_dice'] for r in every]):.3f}, abnormality dice mean "
+                     f"{np.mean([r['abnormal_dice'] for r in every if r['abnormal_dice'] is not None]):.3f}")
+    return lines
+
+
+def choose(work):
+    """Per set of inputs: the point with the best sensitivity among those whose specificity reaches the wish; ties -> larger volume."""
+    with open(os.path.join(work, "eval", "synthetic.int8.json")) as f:
+        records = json.load(f)
+    points = []
+    for mode, wish in (("both", 0.95), ("t1", 0.95)):
+        positive, negative = split(records, mode)
+        best = None
+        for voxel in VOXEL_THRESHOLDS:
+            for ml in (0.1, 0.2, 0.3, 0.5):
+                for threshold in np.arange(0.3, 0.96, 0.01):
+                    if threshold < voxel:
+                        continue
+                    point = {"voxel_threshold": voxel, "component_ml_min": ml, "threshold": round(float(threshold), 2)}
+                    quiet = sum(not flagged(r, point)[0] for r in negative)
+                    hit = sum(flagged(r, point)[0] for r in positive)
+                    if quiet >= wish * len(negative):
+                        key = (hit, quiet, -abs(voxel - 0.5), -ml, -threshold)
+                        if best is None or key > best[0]:
+                            best = (key, {**BASE, **point, "inputs": MODES[mode], "sensitivity": round(hit / len(positive), 3),
+                                          "specificity": round(quiet / len(negative), 3),
+                                          "counts": [hit, len(positive), quiet, len(negative)]})
+        points.append(best[1])
+        hit, n, quiet, m = best[1]["counts"]
+        print(mode, best[1], "sensitivity", share(hit, n), "specificity", share(quiet, m))
+    with open(os.path.join(work, "eval", "points.json"), "w") as f:
+        json.dump(points, f, indent=1)
+
+
+def real_studies(data):
+    """The visible cases and variants of them: (name, kind, T1, FLAIR or None, label)."""
+    from . import real as r
+    for name, t1, flair, label, kind in r.cases(data):
+        yield name, kind, t1, flair, label
+        if flair is not None and name.startswith(("brats", "ms")):
+            yield name + " T1 alone", kind, t1, None, label
+        if name.startswith("brats"):
+            yield name + " axial 5 mm", kind, r.thick(t1, 2, 5), r.thick(flair, 2, 5), label
+            yield name + " sagittal 6 mm", kind, r.thick(t1, 0, 6), r.thick(flair, 2, 5), label
+        if name.startswith("philips"):
+            yield name + " axial 5 mm", kind, r.thick(t1, 2, 5), None, label
+
+
+def real(args, work):
+    from . import real as r
+    run = runner(args.network, work, args.name)
+    with open(os.path.join(work, "eval", "points.json")) as f:
+        points = json.load(f)
+    rows = []
+    for name, kind, t1, flair, label in real_studies(args.data):
+        z, centre = r.to_grid(t1, flair)
+        logits = run(z)
+        point = next(p for p in points if p["inputs"] == MODES["both" if flair is not None else "t1"])
+        found = components(logits, point)
+        truth = r.resample(label, label.data, centre, outside=0.0) > 0.5 if label is not None else None
+        everything = np.zeros(g.SHAPE_KJI, bool)
+        for c in found:
+            everything |= c["mask"]
+        alarms = [c for c in found if c["score"] >= point["threshold"]]
+        rows.append({"case": name, "kind": kind, "brain_ml": round(brain_ml(logits, point)), "score": round(found[0]["score"], 3) if found else 0.0,
+                     "flagged": bool(alarms), "alarm_ml": [round(c["ml"], 2) for c in alarms],
+                     "on_lesion": bool(truth is not None and any((c["mask"] & truth).any() for c in alarms)),
+                     "dice": round(dice(everything, truth), 3) if truth is not None else None,
+                     "false_components": sum(truth is None or not (c["mask"] & truth).any() for c in alarms)})
+        print(rows[-1], flush=True)
+    with open(os.path.join(work, "eval", f"real.{args.network}.json"), "w") as f:
+        json.dump(rows, f, indent=1)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=["synthetic", "choose", "real"])
+    p.add_argument("--network", choices=["float", "int8"], default="int8")
+    p.add_argument("--name", default="run")
+    p.add_argument("--limit", type=int)
+    p.add_argument("--data")
+    p.add_argument("--work")
+    args = p.parse_args()
+    work = g.work_folder(args.work)
+    {"synthetic": lambda: synthetic(args, work), "choose": lambda: choose(work), "real": lambda: real(args, work)}[args.what]()
+
+
+if __name__ == "__main__":
+    main()
