@@ -1,0 +1,188 @@
+//! DIMSE messages of a service class user: C-ECHO and C-STORE requests -> bytes, response bytes -> status. Pure.
+//!
+//! Command sets are Implicit VR Little Endian whatever the transfer syntax (PS3.7 section 6.3.1); the elements are those of PS3.7
+//! sections 9.3.1 (C-STORE) and 9.3.5 (C-ECHO), annex E.
+
+/// Verification SOP Class (PS3.4 annex A).
+pub(super) const VERIFICATION: &str = "1.2.840.10008.1.1";
+/// Longest response command set that is read; a real one has about 150 bytes.
+pub(super) const COMMAND_BYTES_MAX: usize = 65_536;
+
+const C_STORE_RQ: u16 = 0x0001;
+const C_STORE_RSP: u16 = 0x8001;
+const C_ECHO_RQ: u16 = 0x0030;
+const C_ECHO_RSP: u16 = 0x8030;
+/// Command Data Set Type: no data set follows (PS3.7 annex E.1).
+const NO_DATA_SET: u16 = 0x0101;
+/// Command Data Set Type: a data set follows; any other value will do.
+const DATA_SET: u16 = 0x0001;
+
+/// What a response says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Response {
+    /// Status (0000,0900).
+    pub(super) status: u16,
+    /// Error Comment (0000,0902) without control characters, at most 64 characters.
+    pub(super) comment: Option<String>,
+}
+
+fn element(out: &mut Vec<u8>, number: u16, value: &[u8]) {
+    out.extend_from_slice(&0x0000_u16.to_le_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+    // Values here are two bytes or a UID of at most 64 characters.
+    out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+fn uid(out: &mut Vec<u8>, number: u16, text: &str) {
+    let mut value = text.as_bytes().to_vec();
+    if value.len() % 2 == 1 {
+        value.push(0); // PS3.5 section 6.2: UI is padded with NUL
+    }
+    element(out, number, &value);
+}
+
+fn with_group_length(elements: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(elements.len() + 12);
+    element(&mut out, 0x0000, &u32::try_from(elements.len()).unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(elements);
+    out
+}
+
+/// A C-ECHO request.
+pub(super) fn echo_request(message_id: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    uid(&mut out, 0x0002, VERIFICATION);
+    element(&mut out, 0x0100, &C_ECHO_RQ.to_le_bytes());
+    element(&mut out, 0x0110, &message_id.to_le_bytes());
+    element(&mut out, 0x0800, &NO_DATA_SET.to_le_bytes());
+    with_group_length(&out)
+}
+
+/// A C-STORE request of medium priority.
+pub(super) fn store_request(message_id: u16, sop_class_uid: &str, sop_instance_uid: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    uid(&mut out, 0x0002, sop_class_uid);
+    element(&mut out, 0x0100, &C_STORE_RQ.to_le_bytes());
+    element(&mut out, 0x0110, &message_id.to_le_bytes());
+    element(&mut out, 0x0700, &0_u16.to_le_bytes());
+    element(&mut out, 0x0800, &DATA_SET.to_le_bytes());
+    uid(&mut out, 0x1000, sop_instance_uid);
+    with_group_length(&out)
+}
+
+/// Reads the response to a C-STORE (`is_store`) or C-ECHO request with that message id.
+///
+/// # Errors
+/// A sentence about what is wrong with it.
+pub(super) fn parse_response(bytes: &[u8], message_id: u16, is_store: bool) -> Result<Response, String> {
+    let (mut field, mut answered, mut status, mut comment) = (None, None, None, None);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (Some(header), Some(after)) = (rest.get(..8), rest.get(8..)) else {
+            return Err("the response's command set is cut".to_owned());
+        };
+        let group = u16::from_le_bytes([header[0], header[1]]);
+        let number = u16::from_le_bytes([header[2], header[3]]);
+        let length = usize::try_from(u32::from_le_bytes([header[4], header[5], header[6], header[7]])).unwrap_or(usize::MAX);
+        let (Some(value), Some(next)) = (after.get(..length), after.get(length..)) else {
+            return Err(format!("element ({group:04X},{number:04X}) of the response is longer than the response"));
+        };
+        if group != 0 {
+            return Err(format!("element ({group:04X},{number:04X}) has no place in a command set"));
+        }
+        let number16 = <[u8; 2]>::try_from(value).map(u16::from_le_bytes).ok();
+        match number {
+            0x0100 => field = number16,
+            0x0120 => answered = number16,
+            0x0900 => status = number16,
+            0x0902 => comment = Some(printable(value)),
+            _ => {}
+        }
+        rest = next;
+    }
+    let wanted = if is_store { C_STORE_RSP } else { C_ECHO_RSP };
+    if field != Some(wanted) {
+        return Err(format!("the answer is no {} response", if is_store { "C-STORE" } else { "C-ECHO" }));
+    }
+    if answered != Some(message_id) {
+        return Err(format!("the response answers message {answered:?}, not {message_id}"));
+    }
+    let status = status.ok_or_else(|| "the response has no status".to_owned())?;
+    Ok(Response { status, comment: comment.filter(|text| !text.is_empty()) })
+}
+
+fn printable(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).chars().filter(|c| !c.is_control()).take(64).collect::<String>().trim().to_owned()
+}
+
+/// The meaning of a C-STORE status (PS3.4 table B.2-1, PS3.7 annex C).
+pub(super) fn status_meaning(status: u16) -> &'static str {
+    match status {
+        0x0000 => "stored",
+        0xB000 => "stored, some elements coerced",
+        0xB006 => "stored, some elements discarded",
+        0xB007 => "stored, data set does not match the SOP class",
+        0xA700..=0xA7FF => "refused: out of resources",
+        0xA900..=0xA9FF => "refused: data set does not match the SOP class",
+        0xC000..=0xCFFF => "refused: cannot understand",
+        0x0117 => "refused: invalid SOP instance",
+        0x0122 => "refused: SOP class not supported",
+        0x0124 => "refused: not authorised",
+        _ => "refused",
+    }
+}
+
+/// Whether the peer holds the instance now: success or a warning (PS3.7 annex C.1.3: Bxxx and 0001, 0107, 0116).
+pub(super) fn is_stored(status: u16) -> bool {
+    matches!(status, 0x0000 | 0x0001 | 0x0107 | 0x0116 | 0xB000..=0xBFFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn response(field: u16, message_id: u16, status: u16, comment: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        uid(&mut out, 0x0002, VERIFICATION);
+        element(&mut out, 0x0100, &field.to_le_bytes());
+        element(&mut out, 0x0120, &message_id.to_le_bytes());
+        element(&mut out, 0x0800, &NO_DATA_SET.to_le_bytes());
+        element(&mut out, 0x0900, &status.to_le_bytes());
+        element(&mut out, 0x0902, comment.as_bytes());
+        with_group_length(&out)
+    }
+
+    #[test]
+    fn group_length_counts_what_follows_and_uids_are_even() {
+        let bytes = store_request(7, "1.2.3", "1.2.3.4");
+        let declared = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+        assert_eq!(usize::try_from(declared).expect("small"), bytes.len() - 12);
+        assert_eq!(bytes.len() % 2, 0);
+    }
+
+    #[test]
+    fn a_response_to_another_message_is_no_answer() {
+        let bytes = response(C_STORE_RSP, 7, 0xA700, "disk\u{7} full ");
+        let parsed = parse_response(&bytes, 7, true).expect("well formed");
+        assert_eq!(parsed, Response { status: 0xA700, comment: Some("disk full".to_owned()) });
+        assert!(parse_response(&bytes, 8, true).is_err());
+        assert!(parse_response(&bytes, 7, false).is_err());
+        assert!(parse_response(&bytes[..bytes.len() - 1], 7, true).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_response_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_response(&bytes, 1, true);
+        }
+
+        #[test]
+        fn a_response_with_one_bad_byte_is_read_or_refused(at in 0usize..90, value: u8) {
+            let mut bytes = response(C_STORE_RSP, 1, 0, "fine");
+            if let Some(byte) = bytes.get_mut(at) { *byte = value; }
+            let _ = parse_response(&bytes, 1, true);
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! A small DICOM client: files in -> C-STORE to one peer, one status per file out; and C-ECHO.
+//!
+//! Each file is proposed in its own transfer syntax and streamed from disk as it lies there: nothing is decoded or converted, and no
+//! data set is held in memory. Serves `scanside send`, the demo and tests.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
+use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::net::TcpStream;
+
+use super::dimse_scu::{self, Response};
+use super::part10::{self, Part10};
+use crate::domain::{AeTitle, Uid};
+
+/// Presentation contexts of one association: odd identifiers from 1 to 255 (PS3.8 section 9.3.2.2).
+const CONTEXTS_MAX: usize = 128;
+/// Largest fragment that we send, whatever more the peer allows.
+const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;
+/// PDV header within a P-DATA-TF PDU: item length, context identifier, control header (PS3.8 section 9.3.5.1).
+const PDV_HEADER_BYTES: u32 = 6;
+
+/// Bounds of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for each answer, and for each write to be taken.
+    pub response_timeout: Duration,
+    /// Longest PDU that we accept, bytes.
+    pub pdu_length_max: u32,
+    /// Most files of one call.
+    pub files_max: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(60),
+            pdu_length_max: 65_536,
+            files_max: 200_000,
+        }
+    }
+}
+
+/// What became of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileOutcome {
+    /// The peer holds it: success or a warning.
+    Stored {
+        /// Status of the response.
+        status: u16,
+    },
+    /// The peer answered with a failure.
+    Refused {
+        /// Status of the response.
+        status: u16,
+        /// What it means, with the peer's comment if it gave one.
+        meaning: String,
+    },
+    /// The peer takes no instance of that SOP class in that transfer syntax.
+    NotAccepted {
+        /// SOP class.
+        sop_class_uid: Uid,
+        /// Transfer syntax.
+        transfer_syntax_uid: Uid,
+    },
+    /// It is no DICOM file, or cannot be read.
+    NotDicom {
+        /// Why.
+        reason: String,
+    },
+    /// The association failed before or while it was sent.
+    NotSent {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One file and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileReport {
+    /// The file.
+    pub path: PathBuf,
+    /// Its SOP Instance UID, once known.
+    pub sop_instance_uid: Option<Uid>,
+    /// What became of it.
+    pub outcome: FileOutcome,
+}
+
+/// What became of all files, in the order of sending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SendReport {
+    /// One entry per file.
+    pub files: Vec<FileReport>,
+}
+
+impl SendReport {
+    /// How many files the peer holds now.
+    #[must_use]
+    pub fn n_stored(&self) -> usize {
+        self.files.iter().filter(|file| matches!(file.outcome, FileOutcome::Stored { .. })).count()
+    }
+
+    /// Whether every file was stored.
+    #[must_use]
+    pub fn all_stored(&self) -> bool {
+        self.n_stored() == self.files.len()
+    }
+}
+
+/// Why nothing could be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// the files cannot be listed
+    #[error("{0}")]
+    Files(String),
+    /// no association came about
+    #[error("no association with {to}: {reason}")]
+    Association {
+        /// The peer.
+        to: String,
+        /// Why, with the remedy where there is one.
+        reason: String,
+    },
+    /// the peer's answer makes no sense
+    #[error("{to} answered against the protocol: {reason}")]
+    Protocol {
+        /// The peer.
+        to: String,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// One peer and how we call each other.
+#[derive(Clone, Copy, Debug)]
+struct Peer<'a> {
+    to: &'a str,
+    calling: &'a AeTitle,
+    called: &'a AeTitle,
+    options: &'a StoreOptions,
+}
+
+/// Why an association ended early, and whether the peer can be talked to at all.
+enum Broken {
+    NoContextAccepted,
+    Failed(String),
+}
+
+type Association = AsyncClientAssociation<TcpStream>;
+type Context = (Uid, Uid);
+
+/// Sends `paths` (files, or folders with everything below them) to `to` (`host:port`).
+///
+/// # Errors
+/// [`StoreError`] when the files cannot be listed or the first association fails; later failures stand in the report.
+pub async fn send(
+    paths: &[PathBuf],
+    to: &str,
+    calling: &AeTitle,
+    called: &AeTitle,
+    options: &StoreOptions,
+) -> Result<SendReport, StoreError> {
+    let (paths, files_max) = (paths.to_vec(), options.files_max);
+    let scanned = tokio::task::spawn_blocking(move || scan(&paths, files_max)).await;
+    let scanned = scanned.map_err(|error| StoreError::Files(format!("listing failed: {error}")))?.map_err(StoreError::Files)?;
+    let mut report = SendReport::default();
+    let mut batches: Vec<(Vec<Context>, Vec<Part10>)> = Vec::new();
+    for (path, outcome) in scanned {
+        match outcome {
+            Ok(file) => into_batches(&mut batches, file),
+            Err(reason) => {
+                report.files.push(FileReport { path, sop_instance_uid: None, outcome: FileOutcome::NotDicom { reason } });
+            }
+        }
+    }
+    let peer = Peer { to, calling, called, options };
+    let mut n_batches_begun = 0;
+    for (contexts, files) in batches {
+        match send_batch(peer, &contexts, &files, &mut report).await {
+            Ok(()) => {}
+            Err(reason) if n_batches_begun == 0 => return Err(StoreError::Association { to: to.to_owned(), reason }),
+            Err(reason) => mark_rest(&mut report, &files, 0, &reason),
+        }
+        n_batches_begun += 1;
+    }
+    Ok(report)
+}
+
+/// Asks `to` whether it is there (C-ECHO).
+///
+/// # Errors
+/// [`StoreError`] says why not.
+pub async fn echo(to: &str, calling: &AeTitle, called: &AeTitle, options: &StoreOptions) -> Result<(), StoreError> {
+    let peer = Peer { to, calling, called, options };
+    let syntaxes = vec!["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"];
+    let proposal = base_options(peer).with_presentation_context(dimse_scu::VERIFICATION, syntaxes);
+    let failed = |reason: String| StoreError::Association { to: to.to_owned(), reason };
+    let mut association = establish(peer, proposal).await.map_err(|broken| match broken {
+        Broken::NoContextAccepted => failed("the peer does not take C-ECHO".to_owned()),
+        Broken::Failed(reason) => failed(reason),
+    })?;
+    let context_id = association.presentation_contexts().first().map_or(1, |context| context.id);
+    let outcome = async {
+        send_command(&mut association, context_id, dimse_scu::echo_request(1)).await?;
+        receive_response(&mut association, 1, false).await
+    }
+    .await;
+    match outcome {
+        Ok(Response { status: 0, .. }) => {
+            // The answer is there; a peer that fumbles the release is alive all the same.
+            let _ = association.release().await;
+            Ok(())
+        }
+        Ok(Response { status, .. }) => {
+            let _ = association.release().await;
+            Err(StoreError::Protocol { to: to.to_owned(), reason: format!("C-ECHO was answered with status 0x{status:04X}") })
+        }
+        Err(reason) => {
+            let _ = association.abort().await;
+            Err(StoreError::Protocol { to: to.to_owned(), reason })
+        }
+    }
+}
+
+fn scan(paths: &[PathBuf], files_max: usize) -> Result<Vec<(PathBuf, Result<Part10, String>)>, String> {
+    let files = part10::list_files(paths, files_max)?;
+    Ok(files.into_iter().map(|path| (path.clone(), part10::read(&path))).collect())
+}
+
+/// Puts a file into the first batch that proposes its context, or has room to.
+fn into_batches(batches: &mut Vec<(Vec<Context>, Vec<Part10>)>, file: Part10) {
+    let context = (file.sop_class_uid.clone(), file.transfer_syntax_uid.clone());
+    let found = batches.iter().position(|(contexts, _)| contexts.contains(&context) || contexts.len() < CONTEXTS_MAX);
+    match found.and_then(|idx| batches.get_mut(idx)) {
+        Some((contexts, files)) => {
+            if !contexts.contains(&context) {
+                contexts.push(context);
+            }
+            files.push(file);
+        }
+        None => batches.push((vec![context], vec![file])),
+    }
+}
+
+fn base_options(peer: Peer<'_>) -> ClientAssociationOptions<'static> {
+    ClientAssociationOptions::new()
+        .calling_ae_title(peer.calling.as_str().to_owned())
+        .called_ae_title(peer.called.as_str().to_owned())
+        .max_pdu_length(peer.options.pdu_length_max)
+        .strict(true)
+        .connection_timeout(peer.options.connect_timeout)
+        .read_timeout(peer.options.response_timeout)
+        .write_timeout(peer.options.response_timeout)
+}
+
+async fn establish(peer: Peer<'_>, proposal: ClientAssociationOptions<'_>) -> Result<Association, Broken> {
+    use dicom_ul::association::Error;
+    proposal.establish_async(peer.to).await.map_err(|error| match error {
+        Error::NoAcceptedPresentationContexts { .. } => Broken::NoContextAccepted,
+        Error::Rejected { association_rj, .. } => Broken::Failed(format!(
+            "rejected, {} (we called {:?} as {:?}; check both AE titles and our address on the peer)",
+            association_rj.source,
+            peer.called.as_str(),
+            peer.calling.as_str()
+        )),
+        Error::Connect { source, .. } | Error::ToAddress { source, .. } => Broken::Failed(format!("no connection: {source}")),
+        Error::Timeout { .. } => Broken::Failed("no answer in time".to_owned()),
+        other => Broken::Failed(other.to_string()),
+    })
+}
+
+async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], report: &mut SendReport) -> Result<(), String> {
+    let mut proposal = base_options(peer);
+    for (sop_class, transfer_syntax) in contexts {
+        proposal = proposal.with_presentation_context(sop_class.as_str().to_owned(), vec![transfer_syntax.as_str().to_owned()]);
+    }
+    let mut association = match establish(peer, proposal).await {
+        Ok(association) => association,
+        Err(Broken::NoContextAccepted) => {
+            report.files.extend(files.iter().map(not_accepted));
+            return Ok(());
+        }
+        Err(Broken::Failed(reason)) => return Err(reason),
+    };
+    let accepted: BTreeMap<(String, String), u8> = association
+        .presentation_contexts()
+        .iter()
+        .map(|context| {
+            let syntax = context.transfer_syntax.trim_end_matches(['\0', ' ']).to_owned();
+            ((context.abstract_syntax.clone(), syntax), context.id)
+        })
+        .collect();
+    let mut message_id = 0_u16;
+    for (idx, file) in files.iter().enumerate() {
+        let wanted = (file.sop_class_uid.as_str().to_owned(), file.transfer_syntax_uid.as_str().to_owned());
+        let Some(&context_id) = accepted.get(&wanted) else {
+            report.files.push(not_accepted(file));
+            continue;
+        };
+        message_id = if message_id == u16::MAX { 1 } else { message_id + 1 };
+        match send_file(&mut association, context_id, message_id, file).await {
+            Ok(response) => report.files.push(report_of(file, response)),
+            Err(FileFailure::BeforeSending(reason)) => report.files.push(not_sent(file, &reason)),
+            Err(FileFailure::Association(reason)) => {
+                let _ = association.abort().await;
+                mark_rest(report, files, idx, &reason);
+                return Ok(());
+            }
+        }
+    }
+    // Every file has its answer; a peer that fumbles the release changes none of them.
+    let _ = association.release().await;
+    Ok(())
+}
+
+enum FileFailure {
+    /// Nothing went out: the association is still good.
+    BeforeSending(String),
+    /// The association cannot go on.
+    Association(String),
+}
+
+async fn send_file(
+    association: &mut Association,
+    context_id: u8,
+    message_id: u16,
+    file: &Part10,
+) -> Result<Response, FileFailure> {
+    let mut source = open_data_set(&file.path, file.data_set_at).await.map_err(FileFailure::BeforeSending)?;
+    let command = dimse_scu::store_request(message_id, file.sop_class_uid.as_str(), file.sop_instance_uid.as_str());
+    send_command(association, context_id, command).await.map_err(FileFailure::Association)?;
+    let fragment = association.acceptor_max_pdu_length().saturating_sub(PDV_HEADER_BYTES).clamp(1024, FRAGMENT_BYTES_MAX);
+    let fragment = u64::from(fragment);
+    let mut left = file.n_bytes.saturating_sub(file.data_set_at);
+    while left > 0 {
+        let take = left.min(fragment);
+        let mut data = vec![0_u8; usize::try_from(take).unwrap_or(0)];
+        let read = source.read_exact(&mut data).await;
+        read.map_err(|error| FileFailure::Association(format!("{}: changed while it was sent: {error}", file.path.display())))?;
+        left -= take;
+        let value =
+            PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Data, is_last: left == 0, data };
+        let sent = association.send(&Pdu::PData { data: vec![value] }).await;
+        sent.map_err(|error| FileFailure::Association(format!("sending failed: {error}")))?;
+    }
+    receive_response(association, message_id, true).await.map_err(FileFailure::Association)
+}
+
+async fn open_data_set(path: &Path, at: u64) -> Result<tokio::fs::File, String> {
+    let mut source = tokio::fs::File::open(path).await.map_err(|error| format!("cannot be opened: {error}"))?;
+    source.seek(std::io::SeekFrom::Start(at)).await.map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(source)
+}
+
+async fn send_command(association: &mut Association, context_id: u8, data: Vec<u8>) -> Result<(), String> {
+    let value = PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Command, is_last: true, data };
+    association.send(&Pdu::PData { data: vec![value] }).await.map_err(|error| format!("sending failed: {error}"))
+}
+
+async fn receive_response(association: &mut Association, message_id: u16, is_store: bool) -> Result<Response, String> {
+    let mut command = Vec::new();
+    loop {
+        match association.receive().await {
+            Ok(Pdu::PData { data }) => {
+                for value in data {
+                    if value.value_type != PDataValueType::Command {
+                        return Err("the response carries a data set".to_owned());
+                    }
+                    command.extend_from_slice(&value.data);
+                    if command.len() > dimse_scu::COMMAND_BYTES_MAX {
+                        return Err("the response is longer than 64 KiB".to_owned());
+                    }
+                    if value.is_last {
+                        return dimse_scu::parse_response(&command, message_id, is_store);
+                    }
+                }
+            }
+            Ok(Pdu::AbortRQ { .. }) => return Err("the peer aborted the association".to_owned()),
+            Ok(Pdu::ReleaseRQ) => return Err("the peer asked for release before it answered".to_owned()),
+            Ok(other) => return Err(format!("unexpected {}", other.short_description())),
+            Err(dicom_ul::association::Error::Timeout { .. }) => return Err("no answer in time".to_owned()),
+            Err(error) => return Err(format!("no answer: {error}")),
+        }
+    }
+}
+
+fn report_of(file: &Part10, response: Response) -> FileReport {
+    let outcome = if dimse_scu::is_stored(response.status) {
+        FileOutcome::Stored { status: response.status }
+    } else {
+        let meaning = dimse_scu::status_meaning(response.status);
+        let meaning = match response.comment {
+            Some(comment) => format!("{meaning} ({comment})"),
+            None => meaning.to_owned(),
+        };
+        FileOutcome::Refused { status: response.status, meaning }
+    };
+    FileReport { path: file.path.clone(), sop_instance_uid: Some(file.sop_instance_uid.clone()), outcome }
+}
+
+fn not_accepted(file: &Part10) -> FileReport {
+    let outcome = FileOutcome::NotAccepted {
+        sop_class_uid: file.sop_class_uid.clone(),
+        transfer_syntax_uid: file.transfer_syntax_uid.clone(),
+    };
+    FileReport { path: file.path.clone(), sop_instance_uid: Some(file.sop_instance_uid.clone()), outcome }
+}
+
+fn not_sent(file: &Part10, reason: &str) -> FileReport {
+    let outcome = FileOutcome::NotSent { reason: reason.to_owned() };
+    FileReport { path: file.path.clone(), sop_instance_uid: Some(file.sop_instance_uid.clone()), outcome }
+}
+
+fn mark_rest(report: &mut SendReport, files: &[Part10], from: usize, reason: &str) {
+    report.files.extend(files.iter().skip(from).map(|file| not_sent(file, reason)));
+}
