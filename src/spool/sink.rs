@@ -67,6 +67,16 @@ pub trait Store: InstanceSink {
     /// [`SpoolError::Failing`] or [`SpoolError::Damaged`] when the index cannot be read.
     fn outbox_due(&self, now: WallTime, limit: usize) -> Result<Vec<OutboxEntry>, SpoolError>;
 
+    /// As [`Store::outbox_due`], of one channel alone: the backlog of one channel must not hide what is due on another.
+    /// This default filters a long listing; a store with an index does better.
+    ///
+    /// # Errors
+    /// As [`Store::outbox_due`].
+    fn outbox_due_on(&self, channel: &str, now: WallTime, limit: usize) -> Result<Vec<OutboxEntry>, SpoolError> {
+        let due = self.outbox_due(now, limit.saturating_mul(64))?;
+        Ok(due.into_iter().filter(|entry| entry.channel == channel).take(limit).collect())
+    }
+
     /// A notice has reached its receiver. An unknown or already delivered `id` changes nothing.
     ///
     /// # Errors

@@ -1,0 +1,97 @@
+//! What deliver reports to the journal. No address beyond a channel's name, no body, no patient data.
+
+use crate::journal::{Event, Level};
+
+/// Events of this room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliverEvent {
+    /// A notice reached its receiver.
+    NoticeDelivered {
+        /// Channel.
+        channel: String,
+        /// Number in the outbox.
+        id: u64,
+        /// Failed attempts before.
+        attempts: u32,
+    },
+    /// An attempt failed; it will be tried again.
+    NoticeFailed {
+        /// Channel.
+        channel: String,
+        /// Number in the outbox.
+        id: u64,
+        /// What went wrong.
+        error: String,
+        /// Until the next attempt, ms.
+        retry_ms: u64,
+    },
+    /// A notice waits for a channel that the configuration does not have.
+    NoticeOrphaned {
+        /// Channel.
+        channel: String,
+    },
+    /// The outbox could not be read or written.
+    OutboxFailing {
+        /// Why.
+        error: String,
+    },
+    /// Notices have waited longer than the limit.
+    AlertsUndelivered {
+        /// How many wait.
+        n_waiting: u64,
+        /// Age of the oldest, seconds.
+        oldest_s: u64,
+    },
+    /// All notices are delivered again, or younger than the limit.
+    AlertsRecovered,
+}
+
+impl Event for DeliverEvent {
+    fn room(&self) -> &'static str {
+        "deliver"
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::NoticeDelivered { .. } => "NoticeDelivered",
+            Self::NoticeFailed { .. } => "NoticeFailed",
+            Self::NoticeOrphaned { .. } => "NoticeOrphaned",
+            Self::OutboxFailing { .. } => "OutboxFailing",
+            Self::AlertsUndelivered { .. } => "AlertsUndelivered",
+            Self::AlertsRecovered => "AlertsRecovered",
+        }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::NoticeDelivered { .. } | Self::AlertsRecovered => Level::Info,
+            Self::NoticeFailed { .. } | Self::NoticeOrphaned { .. } => Level::Warn,
+            Self::OutboxFailing { .. } | Self::AlertsUndelivered { .. } => Level::Error,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::NoticeDelivered { channel, id, attempts: 0 } => format!("Alert {id} delivered to {channel}."),
+            Self::NoticeDelivered { channel, id, attempts } => {
+                format!("Alert {id} delivered to {channel} after {attempts} failed attempts.")
+            }
+            Self::NoticeFailed { channel, id, error, retry_ms } => {
+                format!(
+                    "Alert {id} to {channel} failed: {error}; next attempt in {:.1} s.",
+                    f64::from(u32::try_from(*retry_ms).unwrap_or(u32::MAX)) / 1000.0
+                )
+            }
+            Self::NoticeOrphaned { channel } => {
+                format!(
+                    "Alerts wait for {channel}, which is not in the configuration: put it back, they are kept until delivered."
+                )
+            }
+            Self::OutboxFailing { error } => format!("The outbox cannot be read or written: {error}."),
+            Self::AlertsUndelivered { n_waiting, oldest_s } => {
+                format!("{n_waiting} alert(s) wait for delivery, the oldest for {oldest_s} s.")
+            }
+            Self::AlertsRecovered => "Alerts are delivered again.".to_owned(),
+        }
+    }
+}
