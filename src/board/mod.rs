@@ -1,1 +1,103 @@
-//! Board: (being written).
+//! Board: the lamps and the button of one box. `Lamp` in -> lights on pins, LED files or a screen; presses out.
+//!
+//! A board is a file plus a trait: `board/*.toml` says which pin is which ([`profile`]), a driver implements [`Board`]:
+//!
+//! | Driver | File | What it drives |
+//! | --- | --- | --- |
+//! | `sim` | [`sim`] | nothing; others read its lights, tests press its button |
+//! | `led-class` | [`leds`] | LEDs of the Linux LED class, plain files under `/sys/class/leds` |
+//! | `rppal` | `rpi` (feature `rppal`) | the header pins of a Raspberry Pi |
+//!
+//! Not here yet: a driver for the GPIO character device (`generic-gpiochip` of DESIGN.md section 3), which a later issue adds in
+//! its own file, and buttons through the kernel's input layer.
+//!
+//! [`lamp_thread`] owns the board and draws [`pattern`]s at 50 Hz on a thread of its own; it is a dead man's switch.
+//! This room uses serde and toml (for the profiles) and tokio's bounded channel (for the notices) besides heapless.
+
+pub mod command;
+pub mod debounce;
+pub mod jitter;
+pub mod lamp_thread;
+pub mod leds;
+pub mod pattern;
+pub mod profile;
+#[cfg(feature = "rppal")]
+pub mod rpi;
+pub mod sim;
+
+pub use jitter::JitterStats;
+pub use lamp_thread::{BoardNotice, LampHandle, LampOptions, LampView};
+pub use pattern::{Lights, lamp_named, lights_at};
+pub use profile::{BoardProfile, Driver, ProfileError};
+pub use sim::{SimBoard, SimPanel};
+
+/// Why the lamps or the button cannot be used. The texts name the device and the remedy; the cause stands behind it.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    /// the device cannot be opened
+    #[error("{what} cannot be opened: {cause}; check the board profile and that the user is in the group of the device")]
+    Open {
+        /// What: a file or the header.
+        what: String,
+        /// Why.
+        cause: String,
+    },
+    /// a lamp could not be switched
+    #[error("{what} cannot be written: {cause}")]
+    Write {
+        /// What.
+        what: String,
+        /// Why.
+        cause: String,
+    },
+    /// the button could not be read
+    #[error("{what} cannot be read: {cause}")]
+    Read {
+        /// What.
+        what: String,
+        /// Why.
+        cause: String,
+    },
+    /// the driver is not in this build
+    #[error("this build has no driver {0:?}: it needs the Cargo feature of the same name")]
+    NotBuilt(&'static str),
+    /// the lamp thread could not be started
+    #[error("the lamp thread cannot be started: {0}")]
+    Thread(String),
+}
+
+/// The lamps and the button of one box.
+///
+/// Duties of a driver: opening it leaves every light off; `set_lamps` does not allocate when it succeeds and returns
+/// within a few milliseconds (it is called from the 50 Hz loop); `button_pressed` reads the contact as it is now, not debounced.
+pub trait Board: Send {
+    /// Name of the profile.
+    fn name(&self) -> &str;
+
+    /// Switches all lights.
+    ///
+    /// # Errors
+    /// [`BoardError::Write`] names the light; the others may have been switched.
+    fn set_lamps(&mut self, lights: Lights) -> Result<(), BoardError>;
+
+    /// Whether the button is down now; `false` where there is none.
+    ///
+    /// # Errors
+    /// [`BoardError::Read`].
+    fn button_pressed(&mut self) -> Result<bool, BoardError>;
+}
+
+/// Opens the driver that the profile names, all lights off.
+///
+/// # Errors
+/// [`BoardError::Open`] or [`BoardError::NotBuilt`].
+pub fn open(profile: &BoardProfile) -> Result<Box<dyn Board>, BoardError> {
+    match profile.driver {
+        Driver::Sim => Ok(Box::new(SimBoard::new(profile.name.clone()).0)),
+        Driver::LedClass => Ok(Box::new(leds::LedClassBoard::open(profile, std::path::Path::new(leds::LEDS_DIR))?)),
+        #[cfg(feature = "rppal")]
+        Driver::Rppal => Ok(Box::new(rpi::RpiBoard::open(profile)?)),
+        #[cfg(not(feature = "rppal"))]
+        Driver::Rppal => Err(BoardError::NotBuilt("rppal")),
+    }
+}

@@ -3,6 +3,8 @@
 //! Each room has one event enum that implements [`Event`]. Nothing here ever holds patient data (DESIGN.md rule 6):
 //! an event's text may name addresses, AE titles, sizes, reasons and our own study numbers, no names and no UIDs of patients' objects beyond the study's.
 
+pub mod log;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,0 +1,439 @@
+//! Board profiles: one TOML file of `board/` -> `BoardProfile`, checked.
+//!
+//! ```toml
+//! name = "rpi4"                # as the file, without .toml
+//! description = "..."          # one sentence for `scanside board show`
+//! driver = "rppal"             # sim | led-class | rppal
+//! [lamps.red]                  # each of red, yellow, green
+//! pin = 17                     # rppal: GPIO number of the header (0 to 27), not the position
+//! led = "red:status"           # led-class: a folder of /sys/class/leds
+//! active_low = false           # rppal: a low pin lights the lamp (default false)
+//! [buzzer]                     # optional; the keys of a lamp
+//! [button]                     # optional; rppal only
+//! pin = 22
+//! active_low = true            # pressing connects to ground, a pull-up is switched on (default true)
+//! debounce_ms = 50             # 20 to 1000 (default 50)
+//! [limits]
+//! temperature_warn_c = 80.0    # the box counts as hot from here on
+//! memory_available_bytes_min = 268435456   # below: memory is short
+//! memory_process_bytes_max = 1073741824    # above: memory is short; the service's own budget
+//! ```
+//!
+//! Unknown keys are refused. The profiles of `board/` are built into the program, so that the binary alone can start; a file of the
+//! same name in the site's folder wins.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// Folder of a site's own profiles on the appliance.
+pub const PROFILES_DIR: &str = "/etc/scanside/board";
+/// Largest profile file that is read, bytes.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Highest GPIO number on the 40-pin header (GPIO 0 to 27: Raspberry Pi documentation, "GPIO and the 40-pin header").
+const HEADER_PIN_MAX: u8 = 27;
+
+/// The profiles of this build: name and text.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("sim", include_str!("../../board/sim.toml")),
+    ("led-class", include_str!("../../board/led-class.toml")),
+    ("rpi4", include_str!("../../board/rpi4.toml")),
+    ("rpi5", include_str!("../../board/rpi5.toml")),
+];
+
+/// Which driver draws the lamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// Nothing is driven.
+    Sim,
+    /// The Linux LED class.
+    LedClass,
+    /// The header pins of a Raspberry Pi.
+    Rppal,
+}
+
+/// Where one light is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// GPIO number (rppal).
+    pub pin: Option<u8>,
+    /// Name in the LED class (led-class).
+    pub led: Option<String>,
+    /// A low pin lights it.
+    #[serde(default)]
+    pub active_low: bool,
+}
+
+/// The three lamps; none on the simulated board.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lamps {
+    /// Red.
+    pub red: Output,
+    /// Yellow.
+    pub yellow: Output,
+    /// Green.
+    pub green: Output,
+}
+
+/// The acknowledge button.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Button {
+    /// GPIO number.
+    pub pin: u8,
+    /// Pressing pulls the pin low.
+    #[serde(default = "yes")]
+    pub active_low: bool,
+    /// How long it must read the same to count, ms.
+    #[serde(default = "debounce_ms_default")]
+    pub debounce_ms: u64,
+}
+
+/// What the board can bear.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoardLimits {
+    /// Hot from here on, °C.
+    pub temperature_warn_c: f32,
+    /// Memory is short below this much available to new work, bytes.
+    pub memory_available_bytes_min: u64,
+    /// Memory is short when the service itself holds more, bytes.
+    pub memory_process_bytes_max: u64,
+}
+
+/// One board.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoardProfile {
+    /// Name, as the file's.
+    pub name: String,
+    /// One sentence.
+    #[serde(default)]
+    pub description: String,
+    /// Driver.
+    pub driver: Driver,
+    /// The lamps; must be there unless the driver is `sim`.
+    pub lamps: Option<Lamps>,
+    /// The buzzer.
+    pub buzzer: Option<Output>,
+    /// The button.
+    pub button: Option<Button>,
+    /// Limits.
+    pub limits: BoardLimits,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn debounce_ms_default() -> u64 {
+    50
+}
+
+/// Why there is no profile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileError {
+    /// the name is not one
+    #[error(
+        "board.profile {0:?} is not a profile name: use small letters, digits, '-' and '_', without .toml and without a folder"
+    )]
+    BadName(String),
+    /// there is no such profile
+    #[error("there is no board profile {name:?}: choose one of {known}, or put {name}.toml into the folder of profiles")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The built-in names.
+        known: String,
+    },
+    /// the file cannot be read
+    #[error("board profile {name:?} cannot be read: {cause}")]
+    Unreadable {
+        /// Profile.
+        name: String,
+        /// Why.
+        cause: String,
+    },
+    /// the file is wrong
+    #[error("board profile {name:?}: {cause}")]
+    Invalid {
+        /// Profile.
+        name: String,
+        /// What is wrong, with the line or key, and the valid values.
+        cause: String,
+    },
+}
+
+impl BoardProfile {
+    /// The names of the profiles in this build.
+    pub fn built_in_names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|&(name, _)| name)
+    }
+
+    /// The profile of that name: from `folder` when a file of that name is there, else from this build.
+    /// The name is checked first: it becomes a file name.
+    ///
+    /// # Errors
+    /// [`ProfileError`] names the profile and the remedy.
+    pub fn load(name: &str, folder: Option<&Path>) -> Result<Self, ProfileError> {
+        let fine = !name.is_empty()
+            && name.len() <= 64
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        if !fine {
+            return Err(ProfileError::BadName(name.to_owned()));
+        }
+        if let Some(text) = folder.map(|folder| read_bounded(name, &folder.join(format!("{name}.toml")))).transpose()?.flatten() {
+            return Self::parse(name, &text);
+        }
+        match BUILT_IN.iter().find(|&&(known, _)| known == name) {
+            Some(&(_, text)) => Self::parse(name, text),
+            None => {
+                let known = Self::built_in_names().collect::<Vec<_>>().join(", ");
+                Err(ProfileError::Unknown { name: name.to_owned(), known })
+            }
+        }
+    }
+
+    /// Reads the text of the profile that is to be called `name`.
+    ///
+    /// # Errors
+    /// [`ProfileError::Invalid`] names the key and the valid values.
+    pub fn parse(name: &str, text: &str) -> Result<Self, ProfileError> {
+        let invalid = |cause: String| ProfileError::Invalid { name: name.to_owned(), cause };
+        let profile: Self = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        profile.check(name).map_err(invalid)?;
+        Ok(profile)
+    }
+
+    /// Lamps and buzzer with their keys.
+    fn outputs(&self) -> impl Iterator<Item = (&'static str, &Output)> {
+        let lamps = self
+            .lamps
+            .iter()
+            .flat_map(|lamps| [("lamps.red", &lamps.red), ("lamps.yellow", &lamps.yellow), ("lamps.green", &lamps.green)]);
+        lamps.chain(self.buzzer.iter().map(|buzzer| ("buzzer", buzzer)))
+    }
+
+    fn check(&self, name: &str) -> Result<(), String> {
+        if self.name != name {
+            return Err(format!("name is {:?}, but the file is called {name:?}: make them the same", self.name));
+        }
+        self.check_limits()?;
+        match self.driver {
+            Driver::Sim => {
+                if self.lamps.is_some() || self.buzzer.is_some() || self.button.is_some() {
+                    return Err("driver \"sim\" drives nothing: leave out lamps, buzzer and button".to_owned());
+                }
+                return Ok(());
+            }
+            Driver::LedClass if self.button.is_some() => {
+                return Err("driver \"led-class\" has no button yet: leave out [button]".to_owned());
+            }
+            Driver::LedClass | Driver::Rppal => {}
+        }
+        if self.lamps.is_none() {
+            return Err("lamps.red, lamps.yellow and lamps.green are missing".to_owned());
+        }
+        for (key, output) in self.outputs() {
+            match (self.driver, output.pin, output.led.as_deref()) {
+                (Driver::Rppal, Some(pin), None) => check_pin(key, pin)?,
+                (Driver::Rppal, _, _) => return Err(format!("{key} needs pin and no led with driver \"rppal\"")),
+                (_, None, Some(led)) => check_led(key, led, output.active_low)?,
+                (_, _, _) => return Err(format!("{key} needs led and no pin with driver \"led-class\"")),
+            }
+        }
+        if let Some(button) = &self.button {
+            check_pin("button", button.pin)?;
+            if !(20..=1000).contains(&button.debounce_ms) {
+                return Err(format!("button.debounce_ms is {}, but must be 20 to 1000", button.debounce_ms));
+            }
+        }
+        self.check_no_place_twice()
+    }
+
+    fn check_limits(&self) -> Result<(), String> {
+        let BoardLimits { temperature_warn_c, memory_available_bytes_min, memory_process_bytes_max } = self.limits;
+        if !(30.0..=125.0).contains(&temperature_warn_c) {
+            return Err(format!("limits.temperature_warn_c is {temperature_warn_c}, but must be 30 to 125"));
+        }
+        if memory_available_bytes_min < 16 << 20 {
+            return Err("limits.memory_available_bytes_min must be at least 16777216 (16 MiB)".to_owned());
+        }
+        if memory_process_bytes_max < 64 << 20 {
+            return Err("limits.memory_process_bytes_max must be at least 67108864 (64 MiB)".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_no_place_twice(&self) -> Result<(), String> {
+        let mut pins = std::collections::BTreeMap::new();
+        let mut leds = std::collections::BTreeMap::new();
+        let button = self.button.iter().map(|button| ("button", button.pin));
+        for (key, pin) in self.outputs().filter_map(|(key, output)| Some((key, output.pin?))).chain(button) {
+            if let Some(other) = pins.insert(pin, key) {
+                return Err(format!("{other} and {key} both use pin {pin}"));
+            }
+        }
+        for (key, led) in self.outputs().filter_map(|(key, output)| Some((key, output.led.as_deref()?))) {
+            if let Some(other) = leds.insert(led, key) {
+                return Err(format!("{other} and {key} both use led {led:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_pin(key: &str, pin: u8) -> Result<(), String> {
+    if pin > HEADER_PIN_MAX {
+        return Err(format!("{key}.pin is {pin}, but the header has GPIO 0 to {HEADER_PIN_MAX}"));
+    }
+    Ok(())
+}
+
+/// The name becomes a folder below `/sys/class/leds`: only the characters of LED class names, and nothing that leads elsewhere.
+fn check_led(key: &str, led: &str, active_low: bool) -> Result<(), String> {
+    let fine = !led.is_empty()
+        && led.len() <= 63
+        && !led.starts_with('.')
+        && led.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.'));
+    if !fine {
+        return Err(format!("{key}.led {led:?} is not a name in /sys/class/leds: letters, digits, ':', '-', '_' and '.'"));
+    }
+    if active_low {
+        return Err(format!(
+            "{key}.active_low: polarity is the kernel's business with driver \"led-class\" (device tree); leave it out"
+        ));
+    }
+    Ok(())
+}
+
+/// `None` when there is no such file.
+fn read_bounded(name: &str, path: &Path) -> Result<Option<String>, ProfileError> {
+    use std::io::Read as _;
+    let unreadable = |cause: String| ProfileError::Unreadable { name: name.to_owned(), cause };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error.to_string())),
+    };
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| unreadable(error.to_string()))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(unreadable(format!("it is longer than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = r#"
+name = "mine"
+driver = "rppal"
+[lamps.red]
+pin = 17
+[lamps.yellow]
+pin = 27
+active_low = true
+[lamps.green]
+pin = 22
+[button]
+pin = 23
+[limits]
+temperature_warn_c = 80.0
+memory_available_bytes_min = 268435456
+memory_process_bytes_max = 1073741824
+"#;
+
+    fn fault(text: &str) -> String {
+        BoardProfile::parse("mine", text).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn every_built_in_profile_is_valid() {
+        for name in BoardProfile::built_in_names() {
+            let profile = BoardProfile::load(name, None).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(profile.name, name);
+            assert!(!profile.description.is_empty(), "{name} says what it is");
+        }
+    }
+
+    #[test]
+    fn a_good_profile_is_read_with_its_defaults() {
+        let profile = BoardProfile::parse("mine", GOOD).expect("good");
+        let button = profile.button.expect("button");
+        assert_eq!((button.pin, button.active_low, button.debounce_ms), (23, true, 50));
+        assert!(profile.lamps.expect("lamps").yellow.active_low);
+    }
+
+    #[test]
+    fn each_fault_names_the_key_and_the_valid_values() {
+        assert!(fault(&GOOD.replace("pin = 17", "pin = 28")).contains("lamps.red.pin is 28, but the header has GPIO 0 to 27"));
+        assert!(fault(&GOOD.replace("pin = 17", "pin = 23")).contains("lamps.red and button both use pin 23"));
+        assert!(fault(&GOOD.replace("pin = 17", "led = \"a\"")).contains("lamps.red needs pin"));
+        assert!(fault(&GOOD.replace("[lamps.red]\npin = 17", "")).contains("red"));
+        assert!(fault(&GOOD.replace("active_low = true", "polarity = 1")).contains("unknown field `polarity`"));
+        assert!(fault(&GOOD.replace("\"rppal\"", "\"sim\"")).contains("leave out lamps"));
+        assert!(fault(&GOOD.replace("\"rppal\"", "\"gpio\"")).contains("led-class"), "the valid choices are listed");
+        assert!(fault(&GOOD.replace("80.0", "nan")).contains("temperature_warn_c"));
+        assert!(fault(&GOOD.replace("\"mine\"", "\"yours\"")).contains("make them the same"));
+        assert!(fault(&GOOD.replace("pin = 23", "pin = 23\ndebounce_ms = 5")).contains("20 to 1000"));
+    }
+
+    #[test]
+    fn an_led_name_cannot_lead_elsewhere() {
+        let led = |name: &str| {
+            let text =
+                GOOD.replace("\"rppal\"", "\"led-class\"").replace("[button]\npin = 23\n", "").replace("active_low = true", "");
+            text.replace("pin = 17", &format!("led = {name:?}"))
+                .replace("pin = 27", "led = \"y\"")
+                .replace("pin = 22", "led = \"g\"")
+        };
+        assert!(BoardProfile::parse("mine", &led("red:status")).is_ok());
+        for bad in ["../../tmp/x", "/etc", ".", "..", "", "a b"] {
+            assert!(fault(&led(bad)).contains("lamps.red.led"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_profile_name_cannot_lead_elsewhere_and_an_unknown_one_lists_the_choices() {
+        for bad in ["../sim", "/etc/passwd", "", "Sim", "sim.toml", "a/b"] {
+            assert_eq!(BoardProfile::load(bad, None), Err(ProfileError::BadName(bad.to_owned())));
+        }
+        let error = BoardProfile::load("rpi9", None).expect_err("unknown").to_string();
+        assert!(error.contains("sim, led-class, rpi4, rpi5"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_the_sites_folder_wins_over_the_built_in_profile() {
+        let folder = tempfile::tempdir().expect("folder");
+        let text = GOOD.replace("\"mine\"", "\"rpi4\"");
+        std::fs::write(folder.path().join("rpi4.toml"), text).expect("written");
+        let profile = BoardProfile::load("rpi4", Some(folder.path())).expect("loaded");
+        assert_eq!(profile.button.map(|b| b.pin), Some(23));
+        assert!(BoardProfile::load("sim", Some(folder.path())).is_ok(), "the others still come from the build");
+        std::fs::write(folder.path().join("big.toml"), "#".repeat(70_000)).expect("written");
+        let error = BoardProfile::load("big", Some(folder.path())).expect_err("too long").to_string();
+        assert!(error.contains("65536"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,400}") {
+            let _ = BoardProfile::parse("mine", &text);
+        }
+
+        #[test]
+        fn no_cut_or_changed_profile_makes_the_parser_panic(at in 0..GOOD.len(), with in "\\PC{0,5}") {
+            let mut text = GOOD.to_owned();
+            text.insert_str(at, &with);
+            let _ = BoardProfile::parse("mine", &text);
+            let _ = BoardProfile::parse("mine", &GOOD[..at]);
+        }
+    }
+}
