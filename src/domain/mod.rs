@@ -5,6 +5,7 @@
 
 pub mod device;
 pub mod findings;
+pub mod geometry;
 pub mod identity;
 pub mod instance;
 pub mod model;
@@ -16,6 +17,7 @@ pub mod volume;
 
 pub use device::{DeviceCondition, DeviceState, Lamp};
 pub use findings::{Findings, ScoreMap};
+pub use geometry::{FrameRef, GeometryError, SliceStack, StackIssue};
 pub use identity::{AeTitle, IdentityError, Uid};
 pub use instance::{Acquisition, FrameGeometry, InstanceHeader, StoredInstance};
 pub use model::{InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation};

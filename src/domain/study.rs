@@ -113,20 +113,41 @@ impl OpenStudy {
         self.last_at
     }
 
-    /// Closes the study. `classify` names the role of each series from its instances, with the evidence.
-    ///
-    /// The open study is kept by the caller (cloned cheaply: instances are shared) because a late instance may reopen it.
+    /// The instances grouped by series: in order of Series Instance UID, then SOP Instance UID.
     #[must_use]
-    pub fn close(&self, because: ClosedBecause, classify: impl Fn(&[Arc<StoredInstance>]) -> (Role, Vec<String>)) -> Study {
+    pub fn by_series(&self) -> BTreeMap<Uid, Vec<Arc<StoredInstance>>> {
         let mut by_series: BTreeMap<Uid, Vec<Arc<StoredInstance>>> = BTreeMap::new();
         for instance in self.instances.values() {
             by_series.entry(instance.header.series_instance_uid.clone()).or_default().push(Arc::clone(instance));
         }
+        by_series
+    }
+
+    /// Closes the study. `classify` names the role of each series from its own instances, with the evidence.
+    ///
+    /// The open study is kept by the caller (cloned cheaply: instances are shared) because a late instance may reopen it.
+    #[must_use]
+    pub fn close(&self, because: ClosedBecause, classify: impl Fn(&[Arc<StoredInstance>]) -> (Role, Vec<String>)) -> Study {
+        self.close_with(because, |all| all.iter().map(|instances| classify(instances)).collect())
+    }
+
+    /// Closes the study with a classifier that sees all series at once (in order of Series Instance UID) and answers one role with its
+    /// evidence for each; a series that it gives no answer for is [`Role::Other`].
+    #[must_use]
+    pub fn close_with(
+        &self,
+        because: ClosedBecause,
+        classify_study: impl FnOnce(&[Vec<Arc<StoredInstance>>]) -> Vec<(Role, Vec<String>)>,
+    ) -> Study {
         let accession_number = self.instances.values().find_map(|i| i.header.accession_number.clone());
-        let series = by_series
+        let (uids, all): (Vec<_>, Vec<_>) = self.by_series().into_iter().unzip();
+        let mut answers = classify_study(&all).into_iter();
+        let series = uids
             .into_iter()
+            .zip(all)
             .map(|(series_instance_uid, instances)| {
-                let (role, evidence) = classify(&instances);
+                let (role, evidence) =
+                    answers.next().unwrap_or_else(|| (Role::Other, vec!["the classifier gave no answer".to_owned()]));
                 Series { series_instance_uid, role, evidence, instances }
             })
             .collect();

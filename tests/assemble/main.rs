@@ -1,0 +1,4 @@
+//! The promises of `assemble` and of the slice-stack geometry: headers made by hand in -> stacks, roles and closed studies out.
+
+mod geometry;
+mod support;
