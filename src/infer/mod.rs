@@ -9,10 +9,17 @@
 //! operator ([`qconv`]), bit for bit as ONNX Runtime computes them, the same on every processor (DESIGN.md rule 4).
 
 pub mod engine;
+pub mod engine_tract;
+mod lanes;
 mod manifest;
 pub mod package;
 pub mod pool;
+pub mod qconv;
+mod tensors;
+pub mod upsample;
 
 pub use engine::{Cancel, Engine, EngineError};
+pub use engine_tract::{EngineOptions, LayerTime, TractEngine};
+pub use lanes::Path as SimdPath;
 pub use package::{Golden, ModelPackage, PackageError, PackageFault};
 pub use pool::{InferencePool, Pending, PoolOptions};

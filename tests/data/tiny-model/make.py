@@ -1,0 +1,140 @@
+"""Writes the tiny model package of tests/infer.rs: random weights, the operators of the real one, golden output by ONNX Runtime.
+
+    python make.py        (needs numpy, onnx 1.23, onnxruntime 1.28)
+
+It covers both strides, kernels 3 and 1, an odd channel count, zero points other than -128, padding, concatenation and up-sampling.
+Out, beside this file: model.onnx, manifest.toml, golden.input.i8, golden.output.i8.
+"""
+import hashlib
+import os
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper as nh
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SHAPE = (6, 10, 12)
+rng = np.random.default_rng(7)
+nodes, constants = [], {}
+
+
+def constant(name, value):
+    constants[name] = nh.from_array(np.asarray(value), name)
+    return name
+
+
+def conv(x, y, n_in, n_out, size, stride, x_q, y_q, bias=True):
+    w = rng.integers(-127, 128, (n_out, n_in, size, size, size), dtype=np.int8)
+    w_scale = np.float32(0.011)
+    inputs = [x, constant(y + ".xs", np.float32(x_q[0])), constant(y + ".xz", np.int8(x_q[1])), constant(y + ".w", w),
+              constant(y + ".ws", w_scale), constant(y + ".wz", np.int8(0)), constant(y + ".ys", np.float32(y_q[0])),
+              constant(y + ".yz", np.int8(y_q[1]))]
+    if bias:
+        inputs.append(constant(y + ".b", rng.integers(-3000, 3000, n_out, dtype=np.int32)))
+    pad = size // 2
+    nodes.append(h.make_node("QLinearConv", inputs, [y], name=y, kernel_shape=[size] * 3, pads=[pad] * 6, strides=[stride] * 3,
+                             dilations=[1] * 3, group=1))
+
+
+x_q, a_q, b_q, y_q = (0.0392156876623631, -26), (0.07, -128), (1.1, -128), (2.0, 3)
+conv("x", "a", 2, 9, 3, 1, x_q, a_q)
+conv("a", "b", 9, 16, 3, 2, a_q, b_q)
+conv("b", "c", 16, 8, 1, 1, b_q, a_q, bias=False)
+nodes.append(h.make_node("Resize", ["c", "", constant("twice", np.array([1, 1, 2, 2, 2], np.float32))], ["d"], name="d", mode="nearest",
+                         coordinate_transformation_mode="asymmetric", nearest_mode="floor"))
+nodes.append(h.make_node("Concat", ["d", "a"], ["e"], name="e", axis=1))
+conv("e", "f", 17, 8, 3, 1, a_q, b_q)
+conv("f", "y", 8, 3, 1, 1, b_q, y_q)
+graph = h.make_graph(nodes, "tiny", [h.make_tensor_value_info("x", T.INT8, [1, 2, *SHAPE])],
+                     [h.make_tensor_value_info("y", T.INT8, [1, 3, *SHAPE])], list(constants.values()))
+model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+onnx.checker.check_model(model, full_check=True)
+onnx.save(model, os.path.join(HERE, "model.onnx"))
+x = rng.integers(-128, 128, (1, 2, *SHAPE), dtype=np.int8)
+x[:, :, 0] = 127  # extremes at an edge
+y = onnxruntime.InferenceSession(os.path.join(HERE, "model.onnx"), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+print("output range", y.min(), y.max(), "saturated", np.mean((y == -128) | (y == 127)), "values", len(np.unique(y)))
+x.tofile(os.path.join(HERE, "golden.input.i8"))
+y.tofile(os.path.join(HERE, "golden.output.i8"))
+
+
+def sha256(name):
+    with open(os.path.join(HERE, name), "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+with open(os.path.join(HERE, "manifest.toml"), "w") as f:
+    f.write(f"""# Written by make.py: random weights, for tests only.
+schema = "scanside.model/1"
+name = "tiny"
+version = "0.0.1"
+file = "model.onnx"
+sha256 = "{sha256('model.onnx')}"
+precision = "int8"
+
+[input]
+spacing_mm = 20.0
+shape_kji = {list(SHAPE)}
+axes = "LPS"
+scale = {x_q[0]!r}
+zero_point = {x_q[1]}
+
+[[input.channels]]
+role = "t1_post"
+required = true
+
+[[input.channels]]
+role = "flair"
+required = false
+
+[input.normalise]
+method = "foreground-z/1"
+background_mode_fraction = 0.05
+foreground_fraction = 0.1
+foreground_percentile = 99.0
+clip_percentiles = [0.5, 99.5]
+clip_z = [-4.0, 6.0]
+background_value = -4.0
+missing_channel_value = -4.0
+
+[output]
+channels = ["enhancing_lesion", "abnormality", "brain"]
+scale = {y_q[0]}
+zero_point = {y_q[1]}
+
+[[operating_points]]
+inputs = ["t1_post"]
+voxel_threshold = 0.5
+brain_threshold = 0.5
+brain_margin_voxels = 1
+component_ml_min = 0.1
+threshold = 0.6
+sensitivity = 0.9
+specificity = 0.9
+source = "none: random weights"
+
+[domain]
+brain_ml_min = 500.0
+brain_ml_max = 2500.0
+slice_spacing_mm_max = 7.0
+body_part = "head"
+
+[critical]
+total_enhancing_ml_min = 10.0
+max_diameter_mm_min = 30.0
+source = "none: random weights"
+
+[[golden]]
+name = "case1"
+inputs = ["t1_post", "flair"]
+input = "golden.input.i8"
+output = "golden.output.i8"
+input_sha256 = "{sha256('golden.input.i8')}"
+output_sha256 = "{sha256('golden.output.i8')}"
+
+[training]
+note = "none"
+""")

@@ -1,0 +1,419 @@
+//! The promises of inference: integers to the last bit on every path, packages that are refused by name, deadlines that really end a run.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use scanside::domain::{Findings, Grid, PreparedStudy, Quantisation, ReasonCode, Role, ScoreMap, Uid, Volume};
+use scanside::infer::qconv::{ConvSpec, QConv, QConvError};
+use scanside::infer::{
+    Cancel, Engine, EngineError, EngineOptions, InferencePool, ModelPackage, PoolOptions, SimdPath, TractEngine,
+};
+
+fn clock() -> Duration {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed()
+}
+
+fn tiny_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-model")
+}
+
+fn options(threads: usize) -> EngineOptions {
+    EngineOptions { threads, clock }
+}
+
+/// The definition, term by term, in wide integers.
+fn naive(spec: &ConvSpec, weights: &[i8], bias: &[i32], input: &[i8], shape: [usize; 3]) -> Vec<i8> {
+    let out: [usize; 3] =
+        std::array::from_fn(|a| (shape[a] + spec.pad_before[a] + spec.pad_after[a] - spec.kernel[a]) / spec.stride[a] + 1);
+    let n_taps: usize = spec.kernel.iter().product();
+    let multiplier = spec.x.scale * spec.w.scale / spec.y.scale;
+    let mut output = Vec::new();
+    for o in 0..spec.n_out {
+        for at in 0..out.iter().product::<usize>() {
+            let position = [at / (out[1] * out[2]), at / out[2] % out[1], at % out[2]];
+            let mut sum = i64::from(bias[o]);
+            for c in 0..spec.n_in {
+                for tap in 0..n_taps {
+                    let steps =
+                        [tap / (spec.kernel[1] * spec.kernel[2]), tap / spec.kernel[2] % spec.kernel[1], tap % spec.kernel[2]];
+                    let from: [Option<usize>; 3] = std::array::from_fn(|a| {
+                        (position[a] * spec.stride[a] + steps[a]).checked_sub(spec.pad_before[a]).filter(|&v| v < shape[a])
+                    });
+                    if let [Some(k), Some(j), Some(i)] = from {
+                        let x =
+                            i64::from(input[((c * shape[0] + k) * shape[1] + j) * shape[2] + i]) - i64::from(spec.x.zero_point);
+                        let w = i64::from(weights[(o * spec.n_in + c) * n_taps + tap]) - i64::from(spec.w.zero_point);
+                        sum += x * w;
+                    }
+                }
+            }
+            let scaled = (sum as i32 as f32 * multiplier).round_ties_even();
+            output.push((f64::from(scaled) + f64::from(spec.y.zero_point)).clamp(-128.0, 127.0) as i8);
+        }
+    }
+    output
+}
+
+prop_compose! {
+    fn cases()(
+        n_in in 1_usize..6, n_out in 1_usize..19, kernel in prop::array::uniform3(1_usize..4), stride in prop::array::uniform3(1_usize..3),
+        before in prop::array::uniform3(0_usize..3), after in prop::array::uniform3(0_usize..3), shape in prop::array::uniform3(1_usize..12),
+        zeros in prop::array::uniform3(prop_oneof![Just(-128_i8), Just(127), any::<i8>()]),
+        multiplier in prop_oneof![Just(1.0_f32), Just(0.5), 1e-4_f32..0.1, 1.0_f32..1e3],
+        extreme in any::<bool>(), seed in any::<u64>(),
+    ) -> (ConvSpec, Vec<i8>, Vec<i32>, Vec<i8>, [usize; 3]) {
+        let pad = |pads: [usize; 3]| std::array::from_fn(|a| pads[a].min(kernel[a] - 1));
+        let shape: [usize; 3] = std::array::from_fn(|a| shape[a].max(kernel[a]));
+        let spec = ConvSpec {
+            n_in, n_out, kernel, stride, pad_before: pad(before), pad_after: pad(after),
+            x: Quantisation { scale: multiplier, zero_point: zeros[0] },
+            w: Quantisation { scale: 0.25, zero_point: if extreme { zeros[1] } else { 0 } },
+            y: Quantisation { scale: 0.25, zero_point: zeros[2] },
+        };
+        let mut state = seed | 1;
+        let mut next = move || { state ^= state << 13; state ^= state >> 7; state ^= state << 17; state };
+        let mut byte = move || { let v = next(); if extreme { if v & 256 == 0 { -128 } else { 127 } } else { v as i8 } };
+        let weights = (0..n_out * n_in * kernel.iter().product::<usize>()).map(|_| byte()).collect();
+        let bias = (0..n_out).map(|_| i32::from(byte()) * if extreme { 1_000_000 } else { 37 }).collect();
+        let input = (0..n_in * shape.iter().product::<usize>()).map(|_| byte()).collect();
+        (spec, weights, bias, input, shape)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_kernel_is_the_definition_on_every_path((spec, weights, bias, input, shape) in cases()) {
+        let expected = naive(&spec, &weights, &bias, &input, shape);
+        for path in [SimdPath::Portable, SimdPath::detect()] {
+            let conv = QConv::for_path(spec.clone(), &weights, &bias, path).expect("within bounds");
+            prop_assert_eq!(&conv.run(&input, shape, 1).expect("fits"), &expected, "{}", path.as_str());
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bytes() {
+    let quantisation = Quantisation { scale: 0.03, zero_point: -128 };
+    let spec = ConvSpec {
+        n_in: 16,
+        n_out: 16,
+        kernel: [3; 3],
+        stride: [1; 3],
+        pad_before: [1; 3],
+        pad_after: [1; 3],
+        x: quantisation,
+        w: Quantisation { scale: 0.01, zero_point: 0 },
+        y: quantisation,
+    };
+    let shape = [23, 21, 19];
+    let bytes = |n: usize| (0..n).map(|v| (v.wrapping_mul(2_654_435_761) >> 13) as i8).collect::<Vec<i8>>();
+    let conv = QConv::try_new(spec, &bytes(16 * 16 * 27), &[5; 16]).expect("within bounds");
+    let input = bytes(16 * 23 * 21 * 19);
+    let one = conv.run(&input, shape, 1).expect("fits");
+    assert!(one.iter().any(|&v| v != one[0]), "the case must not be trivial");
+    for threads in [2, 3, 7, 64] {
+        assert_eq!(conv.run(&input, shape, threads).expect("fits"), one, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_convolution_outside_the_bounds_is_refused() {
+    let q = Quantisation { scale: 1.0, zero_point: 0 };
+    let spec =
+        ConvSpec { n_in: 1, n_out: 1, kernel: [3; 3], stride: [1; 3], pad_before: [1; 3], pad_after: [1; 3], x: q, w: q, y: q };
+    let build = |spec: ConvSpec, n: usize| QConv::try_new(spec, &vec![0; n], &[0]).map(|_| ());
+    assert_eq!(build(ConvSpec { stride: [0, 1, 1], ..spec.clone() }, 27), Err(QConvError::Bounds));
+    assert_eq!(build(ConvSpec { pad_after: [3, 1, 1], ..spec.clone() }, 27), Err(QConvError::Bounds));
+    assert_eq!(build(spec.clone(), 26), Err(QConvError::Lengths));
+    assert_eq!(build(ConvSpec { y: Quantisation { scale: 0.0, ..q }, ..spec.clone() }, 27), Err(QConvError::Scale));
+    let conv = QConv::try_new(spec, &[0; 27], &[0]).expect("within bounds");
+    assert_eq!(conv.run(&[0; 7], [2, 2, 2], 1), Err(QConvError::Input));
+    assert_eq!(conv.run(&[], [0, 4, 4], 1), Err(QConvError::Input));
+}
+
+#[test]
+fn the_tiny_network_answers_as_onnx_runtime_to_the_last_bit() {
+    let package = ModelPackage::load(&tiny_dir()).expect("a package");
+    for threads in [1, 2] {
+        TractEngine::new(&package, options(threads)).expect("loads").self_test(&package).expect("bit-equal");
+    }
+}
+
+#[test]
+fn the_installed_model_answers_as_onnx_runtime_to_the_last_bit() {
+    let package = ModelPackage::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/cns-mri")).expect("a package");
+    let mut engine = TractEngine::new(&package, options(2)).expect("loads");
+    engine.self_test(&package).expect("bit-equal");
+    let (total, layers) = engine.bench(&package, 1).expect("runs");
+    assert!(layers.len() > 15 && total >= layers.iter().map(|layer| layer.median).sum());
+}
+
+/// A copy of the tiny package with one file changed.
+fn altered(file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["manifest.toml", "model.onnx", "golden.input.i8", "golden.output.i8"] {
+        std::fs::copy(tiny_dir().join(name), dir.path().join(name)).expect("copies");
+    }
+    let path = dir.path().join(file);
+    let changed = change(std::fs::read(&path).expect("reads"));
+    std::fs::write(path, changed).expect("writes");
+    dir
+}
+
+fn manifest_faults(from: &str, to: &str) -> Vec<String> {
+    let dir = altered("manifest.toml", |bytes| {
+        let text = String::from_utf8(bytes).expect("text");
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to).into_bytes()
+    });
+    let error = ModelPackage::load(dir.path()).expect_err("faulty");
+    error.faults.iter().map(|fault| fault.at.clone()).collect()
+}
+
+#[test]
+fn every_fault_of_a_manifest_is_named_at_once() {
+    assert_eq!(manifest_faults("threshold = 0.6", "threshold = 1.6"), ["operating_points[0].threshold"]);
+    assert_eq!(manifest_faults("axes = \"LPS\"", "axes = \"RAS\"\nflip = true"), ["input.axes", "input.flip"]);
+    assert_eq!(manifest_faults("file = \"model.onnx\"", "file = \"../model.onnx\""), ["file"]);
+    assert_eq!(manifest_faults("scanside.model/1", "scanside.model/9"), ["schema"]);
+    assert_eq!(
+        manifest_faults("clip_percentiles = [0.5, 99.5]", "clip_percentiles = [99.5, 0.5]"),
+        ["input.normalise.clip_percentiles"]
+    );
+    assert_eq!(manifest_faults("inputs = [\"t1_post\"]", "inputs = [\"flair\"]"), ["operating_points[0].inputs"]);
+    assert_eq!(manifest_faults("shape_kji = [6, 10, 12]", "shape_kji = [4096, 4096, 4096]"), ["input.shape_kji"]);
+    assert_eq!(manifest_faults("brain_ml_min = 500.0", "brain_ml_min = 5000.0"), ["domain.brain_ml_max"]);
+    assert_eq!(manifest_faults("[critical]", "[critically]"), ["critical", "critically"]);
+    assert_eq!(manifest_faults("schema =", "schema = ="), ["manifest.toml"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_mangled_manifest_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let dir = altered("manifest.toml", |mut bytes| {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if cut { bytes.truncate(at); }
+            bytes
+        });
+        if let Err(error) = ModelPackage::load(dir.path()) {
+            prop_assert!(!error.faults.is_empty() && !error.to_string().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_changed_network_is_refused_by_its_hash() {
+    let dir = altered("model.onnx", |mut bytes| {
+        bytes[100] ^= 1;
+        bytes
+    });
+    let error = ModelPackage::load(dir.path()).expect_err("changed").to_string();
+    assert!(error.contains("model.onnx") && error.contains("reinstall"), "{error}");
+    let error = ModelPackage::load(&tiny_dir().join("nowhere")).expect_err("absent").to_string();
+    assert!(error.contains("manifest.toml: cannot be read"), "{error}");
+}
+
+/// The tiny package with another network, properly hashed.
+fn with_network(network: &[u8]) -> ModelPackage {
+    use sha2::Digest;
+    let hex = |bytes: &[u8]| sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let old = hex(&std::fs::read(tiny_dir().join("model.onnx")).expect("reads"));
+    let dir = altered("manifest.toml", |bytes| String::from_utf8(bytes).expect("text").replace(&old, &hex(network)).into_bytes());
+    std::fs::write(dir.path().join("model.onnx"), network).expect("writes");
+    ModelPackage::load(dir.path()).expect("hash and manifest agree")
+}
+
+#[test]
+fn a_file_that_is_no_network_costs_an_error_and_no_panic() {
+    let whole = std::fs::read(tiny_dir().join("model.onnx")).expect("reads");
+    for network in [&b""[..], b"GIF89a and so on", &whole[..whole.len() / 2]] {
+        let error = TractEngine::new(&with_network(network), options(1)).err().expect("refused");
+        assert!(!matches!(error, EngineError::Golden { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_golden_that_differs_in_one_bit_fails_the_self_test_by_name() {
+    let mut package = ModelPackage::load(&tiny_dir()).expect("a package");
+    let mut engine = TractEngine::new(&package, options(1)).expect("loads");
+    let dir = altered("golden.output.i8", |mut bytes| {
+        bytes[1000] ^= 1;
+        bytes
+    });
+    package.dir = dir.path().to_owned();
+    let by_hash = engine.self_test(&package).expect_err("another hash").to_string();
+    assert!(by_hash.contains("case1") && by_hash.contains("golden.output.i8"), "{by_hash}");
+    use sha2::Digest;
+    let bytes = std::fs::read(dir.path().join("golden.output.i8")).expect("reads");
+    package.goldens[0].output_sha256 = sha2::Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let by_value = engine.self_test(&package).expect_err("another value").to_string();
+    assert!(by_value.contains("1 of 2160 values differ, the first at 1000"), "{by_value}");
+}
+
+fn study(package: &ModelPackage, flair: bool) -> PreparedStudy {
+    let n: usize = package.spec.shape_kji.iter().product();
+    let volume = |role, value: f32| Volume {
+        role,
+        series_instance_uid: Uid::try_new("1.2").expect("a UID"),
+        voxels_kji: (0..n).map(|v| value + (v % 7) as f32 / 3.0).collect(),
+    };
+    PreparedStudy {
+        grid: Grid { origin_lps_mm: [0.0; 3], spacing_mm: 20.0, shape_kji: package.spec.shape_kji },
+        channels: vec![Some(volume(Role::T1Post, -1.0)), flair.then(|| volume(Role::Flair, 0.5))],
+        quality: Vec::new(),
+        series: Vec::new(),
+    }
+}
+
+#[test]
+fn findings_carry_the_inputs_that_were_there_and_a_missing_one_is_filled() {
+    let package = ModelPackage::load(&tiny_dir()).expect("a package");
+    let mut engine = TractEngine::new(&package, options(2)).expect("loads");
+    let both = engine.run(&study(&package, true), Duration::from_secs(60)).expect("runs");
+    let one = engine.run(&study(&package, false), Duration::from_secs(60)).expect("runs");
+    assert_eq!((both.inputs, one.inputs.clone()), (vec![Role::T1Post, Role::Flair], vec![Role::T1Post]));
+    assert_eq!((one.brain.len(), one.grid.n_voxels()), (720, 720));
+    assert_ne!(one.brain.logits_kji(), both.brain.logits_kji(), "the filler is not the image");
+    assert_ne!(one.brain.logits_kji(), one.enhancing_lesion.logits_kji());
+    assert_eq!(one.model.sha256, package.spec.identity.sha256);
+}
+
+#[test]
+fn a_study_off_the_models_grid_is_refused_by_name() {
+    let package = ModelPackage::load(&tiny_dir()).expect("a package");
+    let mut engine = TractEngine::new(&package, options(1)).expect("loads");
+    let mut refuse = |change: fn(&mut PreparedStudy)| {
+        let mut study = study(&package, true);
+        change(&mut study);
+        engine.run(&study, Duration::from_secs(60)).expect_err("refused").to_string()
+    };
+    assert!(refuse(|s| s.grid.shape_kji = [1, 1, 1]).contains("grid"));
+    assert!(refuse(|s| s.channels[0] = None).contains("required channel t1_post"));
+    assert!(refuse(|s| s.channels.truncate(1)).contains("1 channels"));
+    assert!(refuse(|s| s.channels.reverse()).contains("stands where"));
+    assert!(refuse(|s| s.channels[0].as_mut().expect("there").voxels_kji.clear()).contains("0 voxels"));
+    assert!(refuse(|s| s.channels[0].as_mut().expect("there").voxels_kji[3] = f32::NAN).contains("no numbers"));
+}
+
+#[test]
+fn a_budget_that_is_spent_ends_the_run_between_layers() {
+    static NOW_MS: AtomicU64 = AtomicU64::new(0);
+    // Each look at the clock takes a second.
+    let slow = EngineOptions { threads: 1, clock: || Duration::from_secs(NOW_MS.fetch_add(1, Ordering::Relaxed)) };
+    let package = ModelPackage::load(&tiny_dir()).expect("a package");
+    let mut engine = TractEngine::new(&package, slow).expect("loads");
+    let error = engine.run(&study(&package, true), Duration::from_secs(6)).expect_err("late");
+    assert_eq!(error, EngineError::Deadline { budget_ms: 6000 });
+    assert_eq!(error.reason().code, ReasonCode::BudgetExceeded);
+    engine.run(&study(&package, true), Duration::from_secs(600)).expect("the next study has its own budget");
+}
+
+/// An engine that does what its script says.
+struct Scripted {
+    cancel: Cancel,
+    script: Vec<fn(&Cancel)>,
+    started: mpsc::Sender<()>,
+}
+
+impl Engine for Scripted {
+    fn run(&mut self, study: &PreparedStudy, _budget: Duration) -> Result<Findings, EngineError> {
+        self.started.send(()).ok();
+        if !self.script.is_empty() {
+            self.script.remove(0)(&self.cancel);
+        }
+        if self.cancel.is_requested() {
+            return Err(EngineError::Deadline { budget_ms: 1 });
+        }
+        let map = || ScoreMap::new(vec![0; study.grid.n_voxels()], Quantisation { scale: 1.0, zero_point: 0 });
+        let model = scanside::domain::ModelIdentity {
+            name: "scripted".into(),
+            version: "0".into(),
+            sha256: String::new(),
+            engine: "test".into(),
+            precision: "int8".into(),
+        };
+        Ok(Findings {
+            grid: study.grid.clone(),
+            enhancing_lesion: map(),
+            abnormality: map(),
+            brain: map(),
+            inputs: vec![],
+            model,
+            infer_ms: 0,
+        })
+    }
+
+    fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+}
+
+fn pool(script: Vec<fn(&Cancel)>, budget_ms: u64, grace_ms: u64) -> (InferencePool, mpsc::Receiver<()>) {
+    let (started, starts) = mpsc::channel();
+    let engine = Scripted { cancel: Cancel::default(), script, started };
+    let (budget, grace) = (Duration::from_millis(budget_ms), Duration::from_millis(grace_ms));
+    (InferencePool::start(Box::new(engine), PoolOptions { queue_max: 1, budget, grace }).expect("a thread"), starts)
+}
+
+fn small() -> PreparedStudy {
+    let grid = Grid { origin_lps_mm: [0.0; 3], spacing_mm: 1.0, shape_kji: [1, 1, 1] };
+    PreparedStudy { grid, channels: vec![], quality: vec![], series: vec![] }
+}
+
+fn until_cancelled(cancel: &Cancel) {
+    while !cancel.is_requested() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn half_a_second(_: &Cancel) {
+    std::thread::sleep(Duration::from_millis(500));
+}
+
+#[test]
+fn a_panic_costs_one_study_and_the_next_one_runs() {
+    let (pool, _starts) = pool(vec![|_| panic!("broken layer")], 10_000, 10_000);
+    assert_eq!(pool.run(small()).expect_err("panicked"), EngineError::Panicked("broken layer".to_owned()));
+    pool.run(small()).expect("the worker lives");
+    assert_eq!((pool.is_stuck(), pool.n_unfinished()), (false, 0));
+}
+
+#[test]
+fn a_run_past_its_budget_is_cancelled_and_nothing_is_stuck() {
+    let (pool, _starts) = pool(vec![until_cancelled], 50, 10_000);
+    assert!(matches!(pool.run(small()), Err(EngineError::Deadline { .. })));
+    assert!(!pool.is_stuck());
+    pool.run(small()).expect("the next study is not cancelled");
+}
+
+#[test]
+fn a_run_that_does_not_come_back_is_stuck_until_it_does() {
+    let (pool, _starts) = pool(vec![half_a_second], 20, 20);
+    assert_eq!(pool.run(small()).expect_err("late"), EngineError::Deadline { budget_ms: 20 });
+    assert!(pool.is_stuck());
+    assert_eq!(pool.submit(small()).err(), Some(EngineError::Stuck));
+    std::thread::sleep(Duration::from_millis(800));
+    assert!(!pool.is_stuck(), "it came back");
+    pool.run(small()).expect("and works again");
+}
+
+#[test]
+fn a_full_queue_refuses_and_keeps_what_it_accepted() {
+    let (pool, starts) = pool(vec![half_a_second], 10_000, 10_000);
+    let first = pool.submit(small()).expect("runs");
+    starts.recv().expect("started");
+    let second = pool.submit(small()).expect("waits");
+    assert_eq!(pool.submit(small()).err(), Some(EngineError::Busy { waiting: 1 }));
+    assert_eq!(pool.n_unfinished(), 2);
+    first.wait().expect("done");
+    second.wait().expect("done");
+}
