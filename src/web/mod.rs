@@ -3,8 +3,21 @@
 //!
 //! Everything that comes from the network is bounded here: connections, header and body sizes, times, subscribers of the event stream.
 //! Nothing here decides anything: the lamp, the device state and the verdicts are made elsewhere and only shown.
+//!
+//! `server.rs` binds routes and bounds, `guard.rs` checks who asks, `api.rs` and `metrics.rs` answer programs, `page.rs` and
+//! `study_page.rs` answer people, `view.rs` and `lamp_view.rs` hold what the pages share, `live.rs` the event stream.
 
+mod api;
+mod events;
+mod guard;
+mod lamp_view;
+mod live;
+mod metrics;
+mod page;
+mod server;
 mod status;
+mod study_page;
+mod view;
 
 use std::sync::Arc;
 
@@ -14,7 +27,12 @@ use crate::domain::{Uid, WallTime};
 use crate::journal::Journal;
 use crate::spool::Store;
 
-pub use status::{Lights, ModelStatus, NamedText, Probe, Stage, StatusSnapshot, VersionInfo, WorkItem};
+pub use events::WebEvent;
+pub use server::{WebError, serve};
+pub use status::{Lights, ModelStatus, NamedText, Probe, SNAPSHOT_AGE_MS_MAX, Stage, StatusSnapshot, VersionInfo, WorkItem};
+
+/// Longest name of whoever acknowledges, characters.
+pub const BY_CHARS_MAX: usize = 64;
 
 /// What a page asks the service to do.
 #[derive(Debug)]
@@ -23,7 +41,7 @@ pub enum WebCommand {
     Acknowledge {
         /// Study Instance UID.
         study: Uid,
-        /// Who, as the page names them: at most 64 characters, no control characters.
+        /// Who, as the page names them: at most [`BY_CHARS_MAX`] characters, no control characters.
         by: String,
         /// Whether there was something to acknowledge, or a sentence about why it could not be recorded.
         reply: oneshot::Sender<Result<bool, String>>,
@@ -45,4 +63,23 @@ pub struct WebState {
     pub host_names: Vec<String>,
     /// The wall clock, for ages on the page.
     pub clock: fn() -> WallTime,
+}
+
+impl WebState {
+    /// The state of the box as it may be believed now.
+    fn snapshot(&self) -> StatusSnapshot {
+        self.status.borrow().clone().seen_at((self.clock)())
+    }
+
+    /// Runs a query, which waits for the disk, on a blocking thread.
+    async fn query<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Store) -> Result<T, crate::spool::SpoolError> + Send + 'static,
+    ) -> Result<T, String> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || call(store.as_ref())).await {
+            Ok(outcome) => outcome.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("the query's thread ended: {error}")),
+        }
+    }
 }

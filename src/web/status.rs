@@ -2,6 +2,9 @@
 
 use crate::domain::{DeviceCondition, DeviceState, Lamp, Uid, WallTime};
 
+/// An older snapshot is no news of the box: the service that makes several a second has stopped.
+pub const SNAPSHOT_AGE_MS_MAX: i64 = 10_000;
+
 /// Which lamps are lit at this moment, as the board was told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lights {
@@ -191,5 +194,56 @@ impl Default for StatusSnapshot {
             outbox_oldest_s: None,
             studies_revision: 0,
         }
+    }
+}
+
+impl StatusSnapshot {
+    /// The snapshot as it may be believed at `now`: one that is too old says fault, whatever it said when it was made.
+    #[must_use]
+    pub fn seen_at(mut self, now: WallTime) -> Self {
+        if now.0.saturating_sub(self.at.0) <= SNAPSHOT_AGE_MS_MAX {
+            return self;
+        }
+        if self.at.0 == 0 {
+            return Self::default(); // nothing was told yet: starting
+        }
+        self.ready = false;
+        self.lamp = Lamp::Fault;
+        self.lights = None;
+        self.device_state = DeviceState::Fault;
+        if !self.conditions.contains(&DeviceCondition::ProbeSilent) {
+            self.conditions.push(DeviceCondition::ProbeSilent);
+        }
+        let age_s = now.0.saturating_sub(self.at.0) / 1000;
+        self.condition_details.push(NamedText {
+            name: DeviceCondition::ProbeSilent.as_str().to_owned(),
+            text: format!("The service has not told its state for {age_s} s."),
+        });
+        self
+    }
+
+    /// Details of a condition.
+    pub(super) fn details_of(&self, condition: DeviceCondition) -> impl Iterator<Item = &str> {
+        self.condition_details.iter().filter(move |detail| detail.name == condition.as_str()).map(|detail| detail.text.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_snapshot_turns_to_fault_and_a_fresh_one_stays() {
+        let good = StatusSnapshot {
+            at: WallTime(1_000_000),
+            ready: true,
+            lamp: Lamp::Ready,
+            device_state: DeviceState::Ready,
+            ..StatusSnapshot::default()
+        };
+        assert_eq!(good.clone().seen_at(WallTime(1_000_000 + SNAPSHOT_AGE_MS_MAX)), good);
+        let old = good.clone().seen_at(WallTime(1_000_001 + SNAPSHOT_AGE_MS_MAX));
+        assert_eq!((old.lamp, old.ready), (Lamp::Fault, false));
+        assert_eq!(old.conditions, [DeviceCondition::ProbeSilent]);
     }
 }
