@@ -1,1 +1,330 @@
-//! Prepare: (being written).
+//! Preparing a study for the network: a closed [`Study`] in -> [`PreparedStudy`] on the model's grid, or an honest [`Refusal`].
+//!
+//! | Step | In -> out | Where |
+//! | --- | --- | --- |
+//! | gate | study -> MR of a head, by its tags | `gate.rs` |
+//! | choose | series of a role -> the best volume | `choose.rs` |
+//! | read | stored instances -> samples and rescale | `acquired.rs`, `dataset.rs`, `frames.rs`, `codestream.rs` |
+//! | find the head | acquired volume -> the grid's place | `head.rs` |
+//! | resample | acquired volume -> values on the grid | `resample.rs` |
+//! | normalise | values -> z | `normalise.rs` |
+//!
+//! One volume is in memory at a time. The result depends on nothing but the instances and the model: not on their order, not on the number of
+//! threads, not on the processor (DESIGN.md rule 4).
+//!
+//! Frames of reference: the first required channel sets the grid. Another channel whose Frame of Reference UID differs is not used, because
+//! nothing says how the patient lay (registration does not exist yet): left out with a warning when optional, refused when required. When either
+//! has no such UID it is used with a warning, if what it shows overlaps the head.
+
+mod acquired;
+mod choose;
+mod codestream;
+mod dataset;
+mod frames;
+mod gate;
+mod head;
+mod normalise;
+mod resample;
+
+use std::sync::Arc;
+
+use crate::domain::verdict::Refusal;
+use crate::domain::{
+    Grid, ModelSpec, PreparedStudy, QualityNote, Reason, ReasonCode, Role, Series, SeriesUse, Severity, Study, Uid, Volume,
+};
+use acquired::Acquired;
+use choose::Candidate;
+use head::Head;
+
+/// Series of one role that are tried, the best one first, before the study is refused.
+const CANDIDATES_MAX: usize = 3;
+/// A further channel must show at least this fraction of what the first channel shows. GUESS: to be measured on the acceptance cohort.
+const OVERLAP_MIN: f64 = 0.5;
+/// Below this overlap a note says so. GUESS.
+const OVERLAP_WHOLE: f64 = 0.9;
+/// Foreground lower than this does not show the whole brain, mm. GUESS: an adult brain is about 130 mm high.
+const BRAIN_HEIGHT_MM: f64 = 110.0;
+
+/// What preparing may cost. At each bound the study is refused with `BudgetExceeded`.
+#[derive(Clone)]
+pub struct PrepareLimits {
+    /// Voxels of one acquired volume; two bytes each for nearly all MR.
+    pub voxels_max: u64,
+    /// Bytes of one stored instance, and of its data set when inflated.
+    pub instance_bytes_max: u64,
+    /// Time for one study, ms.
+    pub time_budget_ms: u64,
+    /// Milliseconds since preparing began, by the caller's clock; asked once per slice. The default never runs.
+    pub elapsed_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Default for PrepareLimits {
+    fn default() -> Self {
+        let elapsed_ms: Arc<dyn Fn() -> u64 + Send + Sync> = Arc::new(|| 0);
+        Self { voxels_max: 134_217_728, instance_bytes_max: 536_870_912, time_budget_ms: 120_000, elapsed_ms }
+    }
+}
+
+impl std::fmt::Debug for PrepareLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrepareLimits")
+            .field("voxels_max", &self.voxels_max)
+            .field("instance_bytes_max", &self.instance_bytes_max)
+            .field("time_budget_ms", &self.time_budget_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PrepareLimits {
+    fn check_time(&self) -> Result<(), Reason> {
+        if (self.elapsed_ms)() <= self.time_budget_ms {
+            return Ok(());
+        }
+        let text = format!("Preparing the study took longer than {} s.", self.time_budget_ms / 1000);
+        Err(Reason::new(ReasonCode::BudgetExceeded, text))
+    }
+}
+
+/// Prepares `study` for `model`.
+///
+/// # Errors
+/// [`Refusal`] names what is missing or wrong, with the notes gathered so far and every series as it was understood.
+pub fn prepare(study: &Study, model: &ModelSpec, limits: &PrepareLimits) -> Result<PreparedStudy, Refusal> {
+    let mut report = Report::new(study);
+    match channels(study, model, limits, &mut report) {
+        Ok((grid, channels)) => Ok(PreparedStudy { grid, channels, quality: report.quality, series: report.series }),
+        Err(reason) => Err(Refusal { reasons: vec![reason], quality: report.quality, series: report.series }),
+    }
+}
+
+/// What is said about the study on the way.
+struct Report {
+    quality: Vec<QualityNote>,
+    series: Vec<SeriesUse>,
+}
+
+impl Report {
+    fn new(study: &Study) -> Self {
+        let of = |s: &Series| SeriesUse {
+            series_instance_uid: s.series_instance_uid.clone(),
+            role: s.role,
+            evidence: s.evidence.clone(),
+            used: false,
+        };
+        Self { quality: Vec::new(), series: study.series().iter().map(of).collect() }
+    }
+
+    fn note(&mut self, code: &'static str, severity: Severity, text: impl Into<String>) {
+        self.quality.push(QualityNote { code, text: text.into(), severity });
+    }
+
+    fn series(&mut self, uid: &Uid) -> Option<&mut SeriesUse> {
+        self.series.iter_mut().find(|s| s.series_instance_uid == *uid)
+    }
+
+    fn not_used(&mut self, uid: &Uid, why: &str) {
+        if let Some(series) = self.series(uid) {
+            series.evidence.push(format!("not used: {why}"));
+        }
+    }
+
+    fn used(&mut self, candidate: &Candidate<'_>) {
+        let stack = &candidate.stack;
+        if let Some(series) = self.series(&candidate.series.series_instance_uid) {
+            series.used = true;
+            series.evidence.push(format!(
+                "used: {} slices {:.2} mm apart, {} x {} pixels of {:.2} x {:.2} mm",
+                stack.n_slices(),
+                stack.slice_spacing_mm.unwrap_or(0.0),
+                stack.n_columns,
+                stack.n_rows,
+                stack.column_spacing_mm,
+                stack.row_spacing_mm
+            ));
+        }
+        self.quality.extend(candidate.notes.iter().cloned());
+    }
+}
+
+/// What the first channel fixes for the others.
+struct Anchor {
+    head: Head,
+    frame_of_reference_uid: Option<Uid>,
+    /// Grid points where it shows something.
+    shown_kji: Vec<bool>,
+}
+
+type Channels = (Grid, Vec<Option<Volume>>);
+
+fn channels(study: &Study, model: &ModelSpec, limits: &PrepareLimits, report: &mut Report) -> Result<Channels, Reason> {
+    gate::check(study)?;
+    let broken = || Reason::new(ReasonCode::InternalFault, "The model has no required input: its manifest is not usable.");
+    let anchor_idx = model.channels.iter().position(|channel| channel.required).ok_or_else(broken)?;
+    let anchor_role = model.channels.get(anchor_idx).ok_or_else(broken)?.role;
+    let (anchor, volume) = first_channel(study, anchor_role, model, limits, report)?;
+    let mut volume = Some(volume);
+    let mut channels = Vec::with_capacity(model.channels.len());
+    for (idx, channel) in model.channels.iter().enumerate() {
+        if idx == anchor_idx {
+            channels.push(volume.take());
+            continue;
+        }
+        match further_channel(study, channel.role, &anchor, model, limits, report) {
+            Ok(volume) => channels.push(Some(volume)),
+            Err(reason) if channel.required || reason.code == ReasonCode::BudgetExceeded => return Err(reason),
+            Err(reason) => {
+                report.note("channel-left-out", Severity::Warning, format!("Assessed without {}: {}", channel.role, reason.text));
+                channels.push(None);
+            }
+        }
+    }
+    if anchor_role == Role::T1Post && !study.series().iter().any(|s| s.role == Role::T1Pre) {
+        let text = "There is no T1-weighted series before contrast agent: enhancement is judged from one series alone.";
+        report.note("no-pre-contrast", Severity::Note, text);
+    }
+    Ok((anchor.head.grid, channels))
+}
+
+/// Tries the candidates of `role` in turn with `attempt`; the reason of the best one stands when none succeeds.
+fn best<T>(
+    study: &Study,
+    role: Role,
+    model: &ModelSpec,
+    limits: &PrepareLimits,
+    report: &mut Report,
+    mut attempt: impl FnMut(&Candidate<'_>, &mut Report) -> Result<T, Reason>,
+) -> Result<T, Reason> {
+    let (usable, faulty) = choose::candidates(study, role, model, limits);
+    for (series, reason) in &faulty {
+        report.not_used(&series.series_instance_uid, &reason.text);
+    }
+    let mut first_reason = None;
+    let mut result = None;
+    for (rank, candidate) in usable.iter().enumerate() {
+        let uid = &candidate.series.series_instance_uid;
+        if result.is_some() || rank >= CANDIDATES_MAX {
+            report.not_used(
+                uid,
+                if result.is_some() { "another series of this role is better" } else { "too many series of this role" },
+            );
+            continue;
+        }
+        limits.check_time()?;
+        match attempt(candidate, report) {
+            Ok(done) => {
+                report.used(candidate);
+                result = Some(done);
+            }
+            Err(reason) if limits.check_time().is_err() => return Err(reason),
+            Err(reason) => {
+                report.not_used(uid, &reason.text);
+                first_reason.get_or_insert(reason);
+            }
+        }
+    }
+    let otherwise = || faulty.first().map_or_else(|| gate::missing(study, role, model), |(_, reason)| reason.clone());
+    result.ok_or_else(|| first_reason.unwrap_or_else(otherwise))
+}
+
+fn load(candidate: &Candidate<'_>, limits: &PrepareLimits) -> Result<Acquired, Reason> {
+    acquired::load(candidate.stack.clone(), &candidate.series.instances, limits)
+}
+
+/// The channel that sets the grid.
+fn first_channel(
+    study: &Study,
+    role: Role,
+    model: &ModelSpec,
+    limits: &PrepareLimits,
+    report: &mut Report,
+) -> Result<(Anchor, Volume), Reason> {
+    best(study, role, model, limits, report, |candidate, report| {
+        let acquired = load(candidate, limits)?;
+        let filled = acquired.filled_value(model.normalisation.background_mode_fraction);
+        let head = head::place(&acquired, filled, model, limits)?;
+        let (volume, shown_kji) = on_grid(candidate, &acquired, filled, &head.grid, model, limits)?;
+        note_pixels(role, &acquired, filled, report);
+        if head.height_mm < BRAIN_HEIGHT_MM {
+            let text =
+                format!("The {role} series shows {:.0} mm along the body: part of the brain may not be covered.", head.height_mm);
+            report.note("coverage", Severity::Warning, text);
+        }
+        Ok((Anchor { head, frame_of_reference_uid: candidate.frame_of_reference_uid.clone(), shown_kji }, volume))
+    })
+}
+
+/// A channel on the grid that the first one set.
+fn further_channel(
+    study: &Study,
+    role: Role,
+    anchor: &Anchor,
+    model: &ModelSpec,
+    limits: &PrepareLimits,
+    report: &mut Report,
+) -> Result<Volume, Reason> {
+    best(study, role, model, limits, report, |candidate, report| {
+        let both = (&candidate.frame_of_reference_uid, &anchor.frame_of_reference_uid);
+        if let (Some(own), Some(first)) = both
+            && own != first
+        {
+            let text = format!("the {role} series has another frame of reference, so its position in the head is not known.");
+            return Err(Reason::new(ReasonCode::IncompleteGeometry, text));
+        }
+        let acquired = load(candidate, limits)?;
+        let filled = acquired.filled_value(model.normalisation.background_mode_fraction);
+        let (volume, shown_kji) = on_grid(candidate, &acquired, filled, &anchor.head.grid, model, limits)?;
+        let overlap = overlap(&anchor.shown_kji, &shown_kji);
+        if overlap < OVERLAP_MIN {
+            let text = format!("the {role} series shows only {:.0} % of what the first series shows.", overlap * 100.0);
+            return Err(Reason::new(ReasonCode::CoverageOrResolution, text));
+        }
+        if overlap < OVERLAP_WHOLE {
+            let text = format!("The {role} series shows {:.0} % of what the first series shows.", overlap * 100.0);
+            report.note("coverage", Severity::Warning, text);
+        }
+        if both.0.is_none() || both.1.is_none() {
+            let text = format!("The {role} series or the first one has no Frame of Reference UID: taken to lie in the same one.");
+            report.note("frame-of-reference", Severity::Warning, text);
+        }
+        note_pixels(role, &acquired, filled, report);
+        Ok(volume)
+    })
+}
+
+/// Resampled and normalised, with the points where it shows something.
+fn on_grid(
+    candidate: &Candidate<'_>,
+    acquired: &Acquired,
+    filled: Option<f32>,
+    grid: &Grid,
+    model: &ModelSpec,
+    limits: &PrepareLimits,
+) -> Result<(Volume, Vec<bool>), Reason> {
+    let role = candidate.series.role;
+    let mut resampled = resample::to_grid(acquired, grid, filled, limits)?;
+    if !normalise::normalise(&mut resampled.values_kji, &resampled.background_kji, &model.normalisation) {
+        let text = format!("The {role} series shows nothing where the head should be.");
+        return Err(Reason::new(ReasonCode::CoverageOrResolution, text));
+    }
+    let shown_kji = resampled.background_kji.iter().map(|b| !b).collect();
+    let series_instance_uid = candidate.series.series_instance_uid.clone();
+    Ok((Volume { role, series_instance_uid, voxels_kji: resampled.values_kji }, shown_kji))
+}
+
+/// Fraction of the points that `first` shows that `second` shows too.
+#[allow(clippy::cast_precision_loss)]
+fn overlap(first: &[bool], second: &[bool]) -> f64 {
+    let n_first = first.iter().filter(|&&shown| shown).count();
+    let n_both = first.iter().zip(second).filter(|&(&a, &b)| a && b).count();
+    n_both as f64 / n_first.max(1) as f64
+}
+
+fn note_pixels(role: Role, acquired: &Acquired, filled: Option<f32>, report: &mut Report) {
+    if acquired.is_lossy {
+        report.note("lossy-compression", Severity::Warning, format!("The {role} series went through a lossy compression."));
+    }
+    if filled.is_some() {
+        let text = format!("The {role} series is filled with one value around the head or brain (skull-stripped or masked).");
+        report.note("filled-background", Severity::Note, text);
+    }
+}

@@ -1,0 +1,257 @@
+//! One acquired volume in memory: slice stack and stored instances in -> samples of every slice with their rescale.
+//!
+//! Samples keep the width in which they were stored (two bytes for nearly every MR image), one instance is parsed at a time by each of a
+//! few threads, and what is decoded goes straight into the volume. The bound is [`PrepareLimits::voxels_max`], checked before anything is read.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::PrepareLimits;
+use super::dataset::{self, Rescale};
+use super::frames::{self, Samples};
+use crate::domain::{Reason, ReasonCode, SliceStack, StoredInstance};
+
+/// Stack of a decoding thread: dicom-object recurses once per nested sequence, 64 levels at most after the header scan; measured in a
+/// debug build, 1,000 levels fit into 8 MiB.
+const STACK_BYTES: usize = 16 << 20;
+/// Threads that decode at the same time; each holds one instance.
+const THREADS_MAX: usize = 4;
+
+/// One slice.
+#[derive(Clone, Debug)]
+pub(super) struct Slice {
+    pub(super) samples: Samples,
+    pub(super) rescale: Rescale,
+}
+
+/// A volume as it was acquired. One entry of `slices` per frame of `stack`, in its order.
+#[derive(Clone, Debug)]
+pub(super) struct Acquired {
+    pub(super) stack: SliceStack,
+    pub(super) slices: Vec<Slice>,
+    /// Some pixels went through a lossy compression.
+    pub(super) is_lossy: bool,
+}
+
+/// What one instance adds: (slice, its samples), and whether they are lossy.
+type Decoded = (Vec<(usize, Slice)>, bool);
+
+/// Reads every frame of `stack`.
+///
+/// # Errors
+/// The reason of the first instance (in the stack's order) that cannot be read, or that the limits were reached.
+pub(super) fn load(stack: SliceStack, instances: &[Arc<StoredInstance>], limits: &PrepareLimits) -> Result<Acquired, Reason> {
+    let n_voxels = n_voxels(&stack);
+    if n_voxels > limits.voxels_max {
+        let text = format!("A series holds {n_voxels} voxels, more than the {} that can be prepared.", limits.voxels_max);
+        return Err(Reason::new(ReasonCode::BudgetExceeded, text));
+    }
+    let mut jobs: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+    for (slice_idx, frame) in stack.frames.iter().enumerate() {
+        jobs.entry(frame.instance_idx).or_default().push((slice_idx, frame.frame_idx));
+    }
+    let jobs: Vec<(usize, Vec<(usize, usize)>)> = jobs.into_iter().collect();
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(jobs.len()).max(1);
+    let parts: Vec<_> = jobs.chunks(jobs.len().div_ceil(n_threads).max(1)).collect();
+    let results: Vec<Result<Vec<Decoded>, Reason>> = std::thread::scope(|scope| {
+        let started: Vec<_> = parts
+            .iter()
+            .map(|part| {
+                let work = || part.iter().map(|(idx, frames)| decode(instances.get(*idx), frames, limits)).collect();
+                std::thread::Builder::new().name("decode".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work)
+            })
+            .collect();
+        let fault = |text: &str| Err(Reason::new(ReasonCode::InternalFault, text));
+        started
+            .into_iter()
+            .map(|handle| match handle.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => fault("A decoding thread failed."),
+                Err(_) => fault("No decoding thread could be started: memory is short."),
+            })
+            .collect()
+    });
+    let mut slices: Vec<Option<Slice>> = vec![None; stack.n_slices()];
+    let mut is_lossy = false;
+    for (decoded, lossy) in results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        is_lossy |= lossy;
+        for (slice_idx, slice) in decoded {
+            if let Some(place) = slices.get_mut(slice_idx) {
+                *place = Some(slice);
+            }
+        }
+    }
+    let slices: Option<Vec<Slice>> = slices.into_iter().collect();
+    let slices = slices.ok_or_else(|| Reason::new(ReasonCode::InternalFault, "A slice of a series was not decoded."))?;
+    Ok(Acquired { stack, slices, is_lossy })
+}
+
+/// How many voxels the stack has.
+pub(super) fn n_voxels(stack: &SliceStack) -> u64 {
+    let per_slice = u64::from(stack.n_rows) * u64::from(stack.n_columns);
+    per_slice.saturating_mul(u64::try_from(stack.n_slices()).unwrap_or(u64::MAX))
+}
+
+/// Reads the wanted frames, pairs of (slice, frame), of one instance. A decoder that panics is a broken image.
+fn decode(instance: Option<&Arc<StoredInstance>>, wanted: &[(usize, usize)], limits: &PrepareLimits) -> Result<Decoded, Reason> {
+    let instance =
+        instance.ok_or_else(|| Reason::new(ReasonCode::InternalFault, "A slice names an instance that is not there."))?;
+    let syntax_uid = instance.header.transfer_syntax_uid.as_str();
+    frames::check_syntax(syntax_uid)?;
+    let work = || {
+        let data_set = dataset::open(instance, limits.instance_bytes_max)?;
+        let format = dataset::sample_format(&data_set, instance)?;
+        let mut slices = Vec::with_capacity(wanted.len());
+        for &(slice_idx, frame_idx) in wanted {
+            limits.check_time()?;
+            let samples = frames::samples(&data_set, &format, frame_idx)?;
+            let rescale = dataset::rescale(&data_set, frame_idx)?;
+            slices.push((slice_idx, Slice { samples, rescale }));
+        }
+        Ok((slices, frames::is_lossy(syntax_uid, &format)))
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let text = format!("The pixels of an image stored as {} are broken: send it again.", frames::syntax_name(syntax_uid));
+        Err(Reason::new(ReasonCode::UndecodablePixels, text))
+    })
+}
+
+impl Slice {
+    /// Image value of a stored value, in single precision as everything that follows computes with.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(super) fn value(&self, stored: f64) -> f32 {
+        (stored * self.rescale.slope + self.rescale.intercept) as f32
+    }
+}
+
+impl Acquired {
+    /// The single most frequent image value, if it fills more than `fraction` of the volume: stripped or zero-filled background.
+    /// Of values that are equally frequent, the smallest.
+    pub(super) fn filled_value(&self, fraction: f64) -> Option<f32> {
+        let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut n_voxels = 0_u64;
+        for slice in &self.slices {
+            n_voxels += u64::try_from(slice.samples.len()).unwrap_or(u64::MAX);
+            for (stored, n) in runs(&slice.samples) {
+                *counts.entry(ordered(slice.value(stored))).or_default() += n;
+            }
+        }
+        // `max_by_key` keeps the last of equals: walk down so that the smallest value comes last.
+        let (&key, &n) = counts.iter().rev().max_by_key(|&(_, &n)| n)?;
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
+        let is_filled = n as f64 > fraction * n_voxels as f64;
+        is_filled.then(|| from_ordered(key))
+    }
+}
+
+/// Stored values with their counts.
+fn runs(samples: &Samples) -> Vec<(f64, u64)> {
+    let mut counts = vec![0_u64; 65_536];
+    match samples {
+        Samples::U16(values) => {
+            values.iter().for_each(|&v| counts[usize::from(v)] += 1);
+            (0..=u16::MAX).zip(counts).filter(|&(_, n)| n > 0).map(|(v, n)| (f64::from(v), n)).collect()
+        }
+        Samples::I16(values) => {
+            values.iter().for_each(|&v| counts[usize::from(v.cast_unsigned())] += 1);
+            (0..=u16::MAX).zip(counts).filter(|&(_, n)| n > 0).map(|(v, n)| (f64::from(v.cast_signed()), n)).collect()
+        }
+        Samples::F32(values) => {
+            let mut sorted = values.clone();
+            sorted.sort_unstable_by(f32::total_cmp);
+            sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| (f64::from(run[0]), run.len() as u64)).collect()
+        }
+    }
+}
+
+/// A key that sorts as the number does; both zeros are one.
+fn ordered(value: f32) -> u32 {
+    let bits = (value + 0.0).to_bits();
+    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
+}
+
+fn from_ordered(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_sort_as_the_numbers_do_and_come_back(a in -1e30_f32..1e30, b in -1e30_f32..1e30) {
+            prop_assert_eq!(from_ordered(ordered(a)), a);
+            prop_assert_eq!(ordered(a) < ordered(b), a < b);
+        }
+    }
+
+    #[test]
+    fn runs_count_signed_values_under_their_own_value() {
+        assert_eq!(runs(&Samples::I16(vec![-5, 7, -5])), vec![(7.0, 1), (-5.0, 2)]);
+        assert_eq!(runs(&Samples::F32(vec![0.5, -2.0, 0.5])), vec![(-2.0, 1), (0.5, 2)]);
+    }
+
+    /// A stored instance of the file, with what decoding asks of its header.
+    fn stored(path: std::path::PathBuf) -> StoredInstance {
+        use dicom_dictionary_std::tags;
+        let object = dicom_object::open_file(&path).expect("a DICOM file");
+        let number = |tag| object.get(tag).and_then(|e| e.to_int::<u32>().ok());
+        let uid = |text: &str| crate::domain::Uid::try_new(text).expect("a UID");
+        let header = crate::domain::InstanceHeader {
+            study_instance_uid: uid("1.2.3"),
+            series_instance_uid: uid("1.2.3.4"),
+            sop_instance_uid: uid("1.2.3.4.5"),
+            sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.4"),
+            transfer_syntax_uid: uid(object.meta().transfer_syntax()),
+            accession_number: None,
+            modality: "MR".into(),
+            body_part: None,
+            image_type: Vec::new(),
+            series_description: None,
+            protocol_name: None,
+            manufacturer: None,
+            series_number: None,
+            instance_number: None,
+            frame_of_reference_uid: None,
+            n_rows: number(tags::ROWS).expect("rows"),
+            n_columns: number(tags::COLUMNS).expect("columns"),
+            n_frames: number(tags::NUMBER_OF_FRAMES).unwrap_or(1),
+            samples_per_pixel: 1,
+            bits_allocated: 16,
+            has_pixel_data: true,
+            is_mosaic: false,
+            acquisition: crate::domain::Acquisition::default(),
+            frames: Vec::new(),
+        };
+        let n_bytes = std::fs::metadata(&path).expect("a file").len();
+        let (stored_at, received_at) = (crate::domain::Monotonic(0), crate::domain::WallTime(0));
+        StoredInstance { header, path, n_bytes, sha256: [0; 32], association_id: 0, stored_at, received_at }
+    }
+
+    #[test]
+    fn lossless_images_of_wg04_decode_to_their_uncompressed_references() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/dicom/wg04");
+        if !root.is_dir() {
+            println!("skipped: ../shared/data/dicom/wg04 is not there");
+            return;
+        }
+        let decoded = |kind: &str, name: &str| {
+            let suffix = if kind == "REF" { "UNC" } else { kind };
+            let instance = Arc::new(stored(root.join(kind).join(format!("{name}_{suffix}"))));
+            decode(Some(&instance), &[(0, 0)], &PrepareLimits::default()).map(|(mut slices, _)| slices.remove(0).1.samples)
+        };
+        for name in ["CT1", "CT2", "MR1", "MR2", "MR3", "MR4"] {
+            let reference = decoded("REF", name).expect("uncompressed");
+            for kind in ["J2KR", "JPLL", "RLE"] {
+                assert!(decoded(kind, name).expect("lossless") == reference, "{name} as {kind} differs from its reference");
+            }
+            let refused = decoded("JLSL", name).expect_err("JPEG-LS is not built in");
+            assert_eq!(refused.code, ReasonCode::UndecodablePixels);
+            assert!(refused.text.contains("JPEG-LS"), "{}", refused.text);
+        }
+    }
+}

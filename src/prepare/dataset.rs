@@ -1,0 +1,175 @@
+//! Opening one stored instance: Part-10 file in -> data set in memory, with what is needed to read its pixels.
+//!
+//! The parser of dicom-object recurses once per nested sequence and trusts declared lengths; the header scan of `receive` has bounded
+//! both for everything that reaches the spool. Here the bytes read are bounded as well, also those that come out of a deflated data set
+//! (PS3.5 section A.5), and the caller runs this on a thread of its own with a generous stack.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+
+use dicom_core::Tag;
+use dicom_dictionary_std::tags;
+use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
+use dicom_object::{FileDicomObject, FileMetaTable, FileMetaTableBuilder, InMemDicomObject};
+use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
+
+use crate::domain::{Reason, ReasonCode, StoredInstance};
+
+/// A data set with its file meta group.
+pub(super) type DataSet = FileDicomObject<InMemDicomObject>;
+
+const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
+
+/// How the samples of an instance are stored (PS3.3 C.7.6.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SampleFormat {
+    pub(super) n_rows: u16,
+    pub(super) n_columns: u16,
+    pub(super) n_frames: usize,
+    /// 8, 16 or 32.
+    pub(super) bits_allocated: u16,
+    /// 1 to `bits_allocated`.
+    pub(super) bits_stored: u16,
+    /// `bits_stored - 1` to `bits_allocated - 1`.
+    pub(super) high_bit: u16,
+    pub(super) is_signed: bool,
+    /// MONOCHROME1: the lowest value is white, so values are turned round.
+    pub(super) is_inverted: bool,
+    /// The pixels went through a lossy compression at some time.
+    pub(super) is_lossy: bool,
+}
+
+/// From stored value to the value of the image: `stored * slope + intercept`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rescale {
+    pub(super) slope: f64,
+    pub(super) intercept: f64,
+}
+
+impl SampleFormat {
+    /// Bytes of one decoded frame.
+    pub(super) fn frame_bytes(&self) -> usize {
+        usize::from(self.n_rows) * usize::from(self.n_columns) * usize::from(self.bits_allocated / 8)
+    }
+}
+
+fn unreadable(text: impl Into<String>) -> Reason {
+    Reason::new(ReasonCode::UnreadableDataSet, text)
+}
+
+/// Reads the whole data set of `instance`; at most `n_bytes_max` bytes, before and after inflation.
+pub(super) fn open(instance: &StoredInstance, n_bytes_max: u64) -> Result<DataSet, Reason> {
+    if instance.n_bytes > n_bytes_max {
+        let text =
+            format!("An image of {} bytes is larger than the {n_bytes_max} bytes that one image may have.", instance.n_bytes);
+        return Err(Reason::new(ReasonCode::BudgetExceeded, text));
+    }
+    let file = File::open(&instance.path).map_err(|error| {
+        // Only the kind: the path is of no use to a radiologist.
+        Reason::new(ReasonCode::InternalFault, format!("A stored image could not be opened ({}).", error.kind()))
+    })?;
+    let mut reader = BufReader::new(file.take(n_bytes_max));
+    let mut start = Vec::with_capacity(132);
+    (&mut reader)
+        .take(132)
+        .read_to_end(&mut start)
+        .map_err(|e| unreadable(format!("An image could not be read ({}).", e.kind())))?;
+    let is_magic = |at: usize| start.get(at..at + 4) == Some(b"DICM".as_slice());
+    // PS3.10 section 7.1: preamble and prefix; some senders leave out the preamble, some both and the meta group too.
+    let begin = if is_magic(128) { 128 } else { 0 };
+    let mut reader = start.get(begin..).unwrap_or(&[]).chain(reader);
+    let scanned = instance.header.transfer_syntax_uid.as_str();
+    let meta = if is_magic(128) || is_magic(0) {
+        FileMetaTable::from_reader(&mut reader).map_err(|_| unreadable("The file meta group of an image cannot be read."))?
+    } else {
+        FileMetaTableBuilder::new()
+            .transfer_syntax(scanned)
+            .media_storage_sop_class_uid(instance.header.sop_class_uid.as_str())
+            .media_storage_sop_instance_uid(instance.header.sop_instance_uid.as_str())
+            .build()
+            .map_err(|_| unreadable("An image without a file meta group cannot be read."))?
+    };
+    if meta.transfer_syntax() != scanned {
+        return Err(unreadable("The file meta group of an image names another transfer syntax than was received."));
+    }
+    Ok(read_data_set(reader, scanned, n_bytes_max)?.with_exact_meta(meta))
+}
+
+fn read_data_set(reader: impl Read, transfer_syntax: &str, n_bytes_max: u64) -> Result<InMemDicomObject, Reason> {
+    let unknown = || Reason::new(ReasonCode::UndecodablePixels, format!("Transfer syntax {transfer_syntax} is not known here."));
+    let syntax = TransferSyntaxRegistry.get(transfer_syntax).ok_or_else(unknown)?;
+    let broken = |_| unreadable("The data set of an image is broken: send it again.");
+    match syntax.codec() {
+        Codec::Dataset(Some(adapter)) => {
+            let plain = TransferSyntaxRegistry.get(EXPLICIT_VR_LITTLE_ENDIAN).ok_or_else(unknown)?;
+            let inflated = adapter.adapt_reader(Box::new(reader)).take(n_bytes_max);
+            InMemDicomObject::read_dataset_with_ts(inflated, plain).map_err(broken)
+        }
+        Codec::Dataset(None) => Err(unknown()),
+        Codec::None | Codec::EncapsulatedPixelData(..) => InMemDicomObject::read_dataset_with_ts(reader, syntax).map_err(broken),
+    }
+}
+
+/// The sample format of a data set that agrees with what the header scan saw of `instance`.
+pub(super) fn sample_format(data_set: &DataSet, instance: &StoredInstance) -> Result<SampleFormat, Reason> {
+    let header = &instance.header;
+    let number = |tag: Tag| data_set.get(tag).and_then(|e| e.to_int::<u16>().ok());
+    let text = |tag: Tag| data_set.get(tag).and_then(|e| e.to_str().ok()).map(|s| s.trim().to_ascii_uppercase());
+    let need = |tag: Tag, name: &str| number(tag).ok_or_else(|| unreadable(format!("An image has no valid {name}.")));
+    let (n_rows, n_columns) = (need(tags::ROWS, "Rows (0028,0010)")?, need(tags::COLUMNS, "Columns (0028,0011)")?);
+    let bits_allocated = need(tags::BITS_ALLOCATED, "Bits Allocated (0028,0100)")?;
+    let bits_stored = number(tags::BITS_STORED).unwrap_or(bits_allocated);
+    let high_bit = number(tags::HIGH_BIT).unwrap_or(bits_stored.saturating_sub(1));
+    let n_frames = data_set.get(tags::NUMBER_OF_FRAMES).and_then(|e| e.to_int::<u32>().ok()).unwrap_or(1).max(1);
+    if (u32::from(n_rows), u32::from(n_columns), n_frames) != (header.n_rows, header.n_columns, header.n_frames.max(1)) {
+        return Err(unreadable("The matrix size or the number of frames of an image changed since it was received."));
+    }
+    let samples = number(tags::SAMPLES_PER_PIXEL).unwrap_or(1);
+    let photometric = text(tags::PHOTOMETRIC_INTERPRETATION).unwrap_or_else(|| "MONOCHROME2".into());
+    if samples != 1 || !(photometric == "MONOCHROME1" || photometric == "MONOCHROME2") {
+        return Err(Reason::new(ReasonCode::UndecodablePixels, "An image is not monochrome: colour images are not assessed."));
+    }
+    if !matches!(bits_allocated, 8 | 16 | 32) {
+        let text = format!("An image has {bits_allocated} bits allocated per pixel: 8, 16 and 32 can be read.");
+        return Err(Reason::new(ReasonCode::UndecodablePixels, text));
+    }
+    if bits_stored == 0 || bits_stored > bits_allocated || high_bit >= bits_allocated || high_bit + 1 < bits_stored {
+        return Err(unreadable(format!(
+            "An image contradicts itself: {bits_stored} bits stored, high bit {high_bit}, {bits_allocated} bits allocated."
+        )));
+    }
+    Ok(SampleFormat {
+        n_rows,
+        n_columns,
+        n_frames: usize::try_from(n_frames).unwrap_or(usize::MAX),
+        bits_allocated,
+        bits_stored,
+        high_bit,
+        is_signed: number(tags::PIXEL_REPRESENTATION) == Some(1),
+        is_inverted: photometric == "MONOCHROME1",
+        is_lossy: text(tags::LOSSY_IMAGE_COMPRESSION).is_some_and(|s| s == "01"),
+    })
+}
+
+/// The rescale of frame `frame_idx`: Pixel Value Transformation (0028,9145) of the frame, of the shared groups, or of the data set itself
+/// (PS3.3 C.7.6.16.2.9 and C.11.1); 1 and 0 where there is none.
+pub(super) fn rescale(data_set: &DataSet, frame_idx: usize) -> Result<Rescale, Reason> {
+    let group = |sequence: Tag, item: usize| -> Option<&InMemDicomObject> {
+        let groups = data_set.get(sequence)?.items()?.get(item)?;
+        groups.get(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?.items()?.first()
+    };
+    let source: &InMemDicomObject = group(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, frame_idx)
+        .or_else(|| group(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, 0))
+        .unwrap_or(data_set);
+    let number = |tag: Tag, otherwise: f64| match source.get(tag) {
+        Some(element) if !element.value().to_str().is_ok_and(|s| s.trim().is_empty()) => element.to_float64().ok(),
+        _ => Some(otherwise),
+    };
+    match (number(tags::RESCALE_SLOPE, 1.0), number(tags::RESCALE_INTERCEPT, 0.0)) {
+        // 1e12 keeps every product of a 32-bit sample far inside single precision.
+        (Some(slope), Some(intercept)) if slope != 0.0 && slope.abs() < 1e12 && intercept.abs() < 1e12 => {
+            Ok(Rescale { slope, intercept })
+        }
+        _ => Err(unreadable("An image has no valid Rescale Slope (0028,1053) or Rescale Intercept (0028,1052).")),
+    }
+}
