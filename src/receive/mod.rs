@@ -2,14 +2,43 @@
 //!
 //! | File | In -> out |
 //! | --- | --- |
-//! | `header_scan.rs` | Part-10 file -> `InstanceHeader` |
+//! | `server.rs` | connections -> one bounded task each |
+//! | `slots.rs` (pure) | connections, requests, pauses -> who may stay |
+//! | `connection.rs` | socket -> whole PDUs, within deadlines |
+//! | `progress.rs` (pure) | bytes and pauses -> how long to wait |
+//! | `pdu_buffer.rs` (pure) | bytes -> PDUs and fragments, as ranges |
+//! | `negotiate.rs`, `sop_classes.rs`, `options.rs` (pure) | A-ASSOCIATE-RQ -> accept or reject |
+//! | `dimse.rs`, `command.rs` (pure) | fragments -> events; responses |
+//! | `association.rs`, `ending.rs` | PDUs -> answers, notices, and how it ended |
+//! | `store.rs` (blocking) | fragments -> durable instance or status |
+//! | `header_scan.rs`, `element_reader.rs`, `header_fields.rs`, `functional_groups.rs`, `values.rs` | Part-10 file -> `InstanceHeader` |
+//! | `events.rs` | what is told to the service and to the journal |
 
+mod association;
+pub mod command;
+mod connection;
+pub mod dimse;
 mod element_reader;
+mod ending;
+mod events;
 mod functional_groups;
 mod header_fields;
 pub mod header_scan;
+pub mod negotiate;
+mod options;
+mod pdu_buffer;
+mod progress;
+mod server;
+mod slots;
+pub mod sop_classes;
+mod store;
 #[cfg(test)]
 mod test_data;
 mod values;
 
+pub use command::DimseStatus;
+pub use events::ReceiveNotice;
 pub use header_scan::{PixelFacts, ScanError, ScanLimits, scan_part10, scan_with_pixel_facts};
+pub use negotiate::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
+pub use options::{PeerNet, PeerNetError, ReceiveOptions};
+pub use server::{ReceiveError, bind, serve};

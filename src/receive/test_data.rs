@@ -15,8 +15,8 @@ pub(crate) const IMPLICIT_LE: &str = "1.2.840.10008.1.2";
 #[derive(Clone)]
 pub(crate) struct DataSet {
     pub(crate) bytes: Vec<u8>,
-    explicit: bool,
-    big_endian: bool,
+    pub(crate) explicit: bool,
+    pub(crate) big_endian: bool,
 }
 
 impl DataSet {

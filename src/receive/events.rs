@@ -1,0 +1,137 @@
+//! What receiving reports: `ReceiveNotice` to the service, which acts on it; `ReceiveEvent` to the journal, which people read.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::domain::{AeTitle, StoredInstance};
+use crate::journal::{Event, Level};
+use crate::spool::SpoolError;
+
+use super::command::DimseStatus;
+
+/// To the service, through a bounded channel that makes the sender wait.
+#[derive(Debug)]
+pub enum ReceiveNotice {
+    /// An instance is durable and was answered with success.
+    InstanceStored(Box<StoredInstance>),
+    /// The same instance came again and was answered with success; it is stored once.
+    InstanceRepeated(Box<StoredInstance>),
+    /// The same SOP Instance UID came with other content; kept as evidence beside the first, and takes no part in triage.
+    InstanceConflict {
+        /// The evidence.
+        evidence: Box<StoredInstance>,
+    },
+    /// An association opened.
+    AssociationOpened {
+        /// Our number for it, from 1.
+        id: u64,
+        /// Who calls.
+        calling: AeTitle,
+        /// From where.
+        peer: IpAddr,
+    },
+    /// An association ended.
+    AssociationClosed {
+        /// Our number.
+        id: u64,
+        /// Whether by a release, as it should be; otherwise by an abort, a time-out or a broken connection.
+        released: bool,
+        /// Instances that it brought durably, repeated ones and conflicts included.
+        n_instances: u64,
+    },
+    /// The spool refused or failed; the peer was answered 0xA700.
+    StorageFailed {
+        /// Why.
+        error: SpoolError,
+    },
+}
+
+/// To the journal. Addresses, titles and reasons; no names, no UIDs of instances.
+#[derive(Debug)]
+pub(super) enum ReceiveEvent {
+    ListenerStarted(SocketAddr),
+    ListenerStopped(&'static str),
+    ConnectionRefused { error: String },
+    ConnectionEvicted { id: u64 },
+    AssociationAccepted { id: u64, calling: AeTitle, peer: IpAddr, n_contexts: usize },
+    AssociationRejected { peer: IpAddr, because: String },
+    ContextsRefused { id: u64, n_refused: usize, sop_class: String, because: &'static str },
+    AssociationReleased { id: u64, n_instances: u64 },
+    AssociationBroken { id: u64, n_instances: u64, because: String },
+    RequestFailed { peer: IpAddr, because: String },
+    InstanceRefused { id: u64, status: DimseStatus, because: String },
+    InstanceConflicted { id: u64 },
+    StorageFailed { id: u64, error: String },
+    EchoAnswered { id: u64 },
+}
+
+impl Event for ReceiveEvent {
+    fn room(&self) -> &'static str {
+        "receive"
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::ListenerStarted(_) => "ListenerStarted",
+            Self::ListenerStopped(_) => "ListenerStopped",
+            Self::ConnectionRefused { .. } => "ConnectionRefused",
+            Self::ConnectionEvicted { .. } => "ConnectionEvicted",
+            Self::AssociationAccepted { .. } => "AssociationAccepted",
+            Self::AssociationRejected { .. } => "AssociationRejected",
+            Self::ContextsRefused { .. } => "ContextsRefused",
+            Self::AssociationReleased { .. } => "AssociationReleased",
+            Self::AssociationBroken { .. } => "AssociationBroken",
+            Self::RequestFailed { .. } => "RequestFailed",
+            Self::InstanceRefused { .. } => "InstanceRefused",
+            Self::InstanceConflicted { .. } => "InstanceConflicted",
+            Self::StorageFailed { .. } => "StorageFailed",
+            Self::EchoAnswered { .. } => "EchoAnswered",
+        }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::EchoAnswered { .. } => Level::Debug,
+            Self::ListenerStarted(_)
+            | Self::ListenerStopped(_)
+            | Self::AssociationAccepted { .. }
+            | Self::AssociationReleased { .. }
+            | Self::ContextsRefused { .. } => Level::Info,
+            Self::ConnectionEvicted { .. }
+            | Self::AssociationRejected { .. }
+            | Self::AssociationBroken { .. }
+            | Self::RequestFailed { .. }
+            | Self::InstanceRefused { .. }
+            | Self::InstanceConflicted { .. } => Level::Warn,
+            Self::ConnectionRefused { .. } | Self::StorageFailed { .. } => Level::Error,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::ListenerStarted(address) => format!("Listening for DICOM on {address}."),
+            Self::ListenerStopped(because) => format!("The DICOM listener has stopped: {because}."),
+            Self::ConnectionRefused { error } => format!("A connection could not be taken: {error}."),
+            Self::ConnectionEvicted { id } => format!("Connection {id} was silent and made room for another."),
+            Self::AssociationAccepted { id, calling, peer, n_contexts } => {
+                format!("Association {id} from {calling} at {peer} opened with {n_contexts} presentation contexts.")
+            }
+            Self::AssociationRejected { peer, because } => format!("An association from {peer} was rejected: {because}."),
+            Self::ContextsRefused { id, n_refused, sop_class, because } => {
+                format!("Association {id}: {n_refused} presentation contexts were refused, first {sop_class}: {because}.")
+            }
+            Self::AssociationReleased { id, n_instances } => format!("Association {id} released after {n_instances} instances."),
+            Self::AssociationBroken { id, n_instances, because } => {
+                format!("Association {id} ended without a release after {n_instances} instances: {because}.")
+            }
+            Self::RequestFailed { peer, because } => format!("A connection from {peer} never became an association: {because}."),
+            Self::InstanceRefused { id, status, because } => {
+                format!("Association {id}: an instance was refused with {:#06X}: {because}.", status.code())
+            }
+            Self::InstanceConflicted { id } => {
+                format!("Association {id}: a SOP Instance UID came again with other content; the first is untouched.")
+            }
+            Self::StorageFailed { id, error } => format!("Association {id}: an instance was refused with 0xA700: {error}."),
+            Self::EchoAnswered { id } => format!("Association {id}: C-ECHO answered."),
+        }
+    }
+}
