@@ -1,15 +1,60 @@
 //! Spool: instances, verdicts and notices that survive power loss, inside a byte budget. Bytes of an instance in -> `StoredInstance` out.
+//!
+//! ```text
+//! begin -> incoming/N.part --write*--> --commit--> file synced --> instances/N.dcm --> directory synced --> index row --> answered
+//!               | dropped, error, crash: removed    |------------- group commit: once for all that wait -------------|
+//! ```
+//!
+//! | Part | Holds |
+//! | --- | --- |
+//! | `sink`, `types`, `error`, `events` | what other rooms see |
+//! | `incoming`, `committer` | an instance's way to durability |
+//! | `budget`, `evict` | room, and how it is made |
+//! | `schema`, `index`, `verdicts`, `outbox`, `queries` | the tables |
+//! | `disk`, `layout`, `shared` | files, the lock, what happens at start |
+//!
+//! **One file per instance, not a log.** Measured on the development disk (ext4 on virtio, loaded; 525,534-byte instances one after
+//! the other, index commit included, three rounds of 60): file + sync + rename + directory sync 11.2 to 14.2 ms, preallocated log + fdatasync 8.1 to
+//! 8.9 ms each. A quarter to a third cheaper is not worth a log's own reclaiming, torn tails and copying out of evidence; the group
+//! commit wins more as soon as two associations send. The index (SQLite, WAL, `synchronous=FULL`) alone says what is stored.
 
+mod budget;
+mod committer;
+mod disk;
 mod error;
+mod events;
+mod evict;
+mod incoming;
+mod index;
+mod layout;
+mod outbox;
+mod queries;
+mod schema;
+mod shared;
 mod sink;
+#[cfg(test)]
+mod tests;
 mod types;
+mod verdicts;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 pub use error::{FullBecause, SpoolError};
+pub use events::SpoolEvent;
 pub use sink::{IncomingInstance, InstanceSink, Store};
 pub use types::{
     Acknowledgement, Committed, Delivery, Notice, OutboxEntry, OutboxStats, SpoolOptions, StoredInstanceRecord, StoredVerdict,
     StudyDetail, StudyState, StudySummary, Usage, VerdictRecord,
 };
+
+use crate::domain::{Uid, WallTime};
+use crate::journal::Journal;
+use committer::{GROUP_MAX, Job, Reply};
+use disk::{Disk, OsDisk};
+use shared::Shared;
 
 /// A notice that has waited longer than this is stale: the device condition `AlertsUndelivered` is due. 10 minutes.
 pub const NOTICE_STALE_MS: i64 = 10 * 60 * 1000;
@@ -19,3 +64,143 @@ pub const RETRY_AHEAD_MS_MAX: i64 = 60 * 60 * 1000;
 pub const STUDIES_LISTED_MAX: usize = 1000;
 /// Most verdicts, notices or acknowledgements that one study's detail returns, each.
 pub const DETAIL_ROWS_MAX: usize = 64;
+
+/// A handle to the durable store; clones share it. All calls block: from async code use `spawn_blocking`.
+#[derive(Clone)]
+pub struct Spool {
+    inner: Arc<Inner>,
+}
+
+/// The open store with its committer thread, which ends with the last handle and the last arriving instance.
+struct Inner {
+    shared: Arc<Shared>,
+    jobs: Option<SyncSender<(Job, Reply)>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+impl Inner {
+    /// Hands a synced instance to the committer and waits for the answer.
+    fn commit(&self, job: Job) -> Result<Committed, SpoolError> {
+        let gone = || SpoolError::failing("committing an instance")("the committer has stopped; restart the service");
+        let (reply, answer) = sync_channel(1);
+        self.jobs.as_ref().ok_or_else(gone)?.send((job, reply)).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(committer) = self.committer.take() {
+            // It ends because its channel is closed; a panic inside was already seen by every waiting caller.
+            let _ = committer.join();
+        }
+    }
+}
+
+impl Spool {
+    /// Opens the state folder `dir`, making it where it is missing: one process at a time. Half-received instances of an earlier run
+    /// are removed, and the index is brought to this version's schema.
+    ///
+    /// # Errors
+    /// [`SpoolError::InUse`], [`SpoolError::SchemaNewer`], [`SpoolError::Damaged`], [`SpoolError::Full`] or [`SpoolError::Failing`].
+    pub fn open(dir: &Path, options: SpoolOptions, journal: Journal, clock: fn() -> WallTime) -> Result<Self, SpoolError> {
+        Self::open_on(dir, options, journal, clock, Box::new(OsDisk))
+    }
+
+    fn open_on(
+        dir: &Path,
+        options: SpoolOptions,
+        journal: Journal,
+        clock: fn() -> WallTime,
+        disk: Box<dyn Disk>,
+    ) -> Result<Self, SpoolError> {
+        let shared = Arc::new(Shared::open(dir, options, journal, clock, disk)?);
+        let (jobs, queue) = sync_channel(GROUP_MAX);
+        let for_thread = Arc::clone(&shared);
+        let committer = std::thread::Builder::new()
+            .name("spool-commit".to_owned())
+            .spawn(move || committer::run(&for_thread, &queue))
+            .map_err(SpoolError::failing("starting the committer"))?;
+        Ok(Self { inner: Arc::new(Inner { shared, jobs: Some(jobs), committer: Some(committer) }) })
+    }
+}
+
+impl InstanceSink for Spool {
+    fn begin(&self) -> Result<Box<dyn IncomingInstance>, SpoolError> {
+        Ok(Box::new(incoming::IncomingFile::begin(Arc::clone(&self.inner))?))
+    }
+}
+
+impl Store for Spool {
+    fn pending(&self) -> Result<Vec<StoredInstanceRecord>, SpoolError> {
+        let shared = &self.inner.shared;
+        index::pending(&shared.reader(), &shared.layout)
+    }
+
+    fn record_verdict(&self, record: &VerdictRecord, notices: &[Notice]) -> Result<u64, SpoolError> {
+        let shared = &self.inner.shared;
+        let result = verdicts::record(&mut shared.writer(), record, notices, (shared.clock)());
+        let (number, events) = shared.noted(result)?;
+        events.iter().for_each(|event| shared.record(event));
+        Ok(number)
+    }
+
+    fn outbox_due(&self, now: WallTime, limit: usize) -> Result<Vec<OutboxEntry>, SpoolError> {
+        outbox::due(&self.inner.shared.reader(), now, limit)
+    }
+
+    fn outbox_delivered(&self, id: u64, at: WallTime) -> Result<(), SpoolError> {
+        let shared = &self.inner.shared;
+        let result = outbox::delivered(&shared.writer(), id, at);
+        shared.noted(result)
+    }
+
+    fn outbox_failed(&self, id: u64, error: &str, next_attempt_at: WallTime) -> Result<(), SpoolError> {
+        let shared = &self.inner.shared;
+        let result = outbox::failed(&shared.writer(), id, error, next_attempt_at, (shared.clock)());
+        shared.noted(result)
+    }
+
+    fn outbox_stats(&self) -> Result<OutboxStats, SpoolError> {
+        let shared = &self.inner.shared;
+        outbox::stats(&shared.reader(), (shared.clock)())
+    }
+
+    fn acknowledge(&self, study_instance_uid: &Uid, by: &str, at: WallTime) -> Result<bool, SpoolError> {
+        let shared = &self.inner.shared;
+        let result = verdicts::acknowledge(&mut shared.writer(), study_instance_uid, by, at);
+        let covered = shared.noted(result)?;
+        if let Some(verdict_number) = covered {
+            shared.record(&SpoolEvent::StudyAcknowledged { verdict_number });
+        }
+        Ok(covered.is_some())
+    }
+
+    fn unacknowledged(&self) -> Result<Vec<StudySummary>, SpoolError> {
+        queries::unacknowledged(&self.inner.shared.reader())
+    }
+
+    fn studies(&self, limit: usize) -> Result<Vec<StudySummary>, SpoolError> {
+        queries::studies(&self.inner.shared.reader(), limit)
+    }
+
+    fn study(&self, study_instance_uid: &Uid) -> Result<Option<StudyDetail>, SpoolError> {
+        let shared = &self.inner.shared;
+        queries::study(&shared.reader(), study_instance_uid, (shared.clock)())
+    }
+
+    fn usage(&self) -> Result<Usage, SpoolError> {
+        let shared = &self.inner.shared;
+        let space = shared.disk.space(shared.layout.root()).map_err(SpoolError::failing("asking for free space"))?;
+        let (n_instances, n_studies) = queries::counts(&shared.reader())?;
+        let (full, failing) = shared.health();
+        let SpoolOptions { bytes_max, free_bytes_min, .. } = shared.options;
+        let (bytes, free_bytes) = (shared.budget.bytes(), space.free_bytes);
+        Ok(Usage { bytes, bytes_max, free_bytes, free_bytes_min, n_instances, n_studies, full, failing })
+    }
+
+    fn take_evicted(&self) -> Vec<Uid> {
+        self.inner.shared.take_evicted()
+    }
+}
