@@ -241,6 +241,8 @@ pub fn start(board: Box<dyn Board>, options: LampOptions, notices: Sender<BoardN
         shown_since: (options.clock)(),
         written: None,
         frames_since_write: 0,
+        lamps_fail: false,
+        button_fails: false,
         silent_max_ms: 0,
     };
     let thread = thread::Builder::new()
@@ -272,8 +274,10 @@ struct Drawing {
     /// What is shown: `wanted`, or a fault while the service is silent.
     shown: Lamp,
     shown_since: Duration,
-    written: Option<Lights>,
+    written: Option<(Lamp, Lights)>,
     frames_since_write: u64,
+    lamps_fail: bool,
+    button_fails: bool,
     /// How long the service has been silent in this dead-man period; 0 outside one.
     silent_max_ms: u64,
 }
@@ -284,18 +288,13 @@ impl Drawing {
         while !self.shared.stop.load(Ordering::Acquire) {
             self.frame((self.options.clock)());
             deadline += FRAME;
-            let now = (self.options.clock)();
-            match deadline.checked_sub(now) {
-                Some(wait) => thread::sleep(wait),
-                None => {
-                    // Late by whole frames: skip them instead of drawing a burst, and stay on the grid.
-                    let missed = (now - deadline).as_micros() / FRAME.as_micros();
-                    let missed = u32::try_from(missed).unwrap_or(u32::MAX);
-                    self.shared.frames_missed.fetch_add(u64::from(missed), Ordering::Relaxed);
-                    deadline = deadline.saturating_add(FRAME.saturating_mul(missed));
-                }
-            }
-            self.shared.jitter.record(micros((self.options.clock)().saturating_sub(deadline)));
+            thread::sleep(deadline.saturating_sub((self.options.clock)()));
+            let late = (self.options.clock)().saturating_sub(deadline);
+            self.shared.jitter.record(micros(late));
+            // Late by whole frames: skip them instead of drawing a burst, and stay on the grid.
+            let missed = u32::try_from(late.as_micros() / FRAME.as_micros()).unwrap_or(u32::MAX);
+            self.shared.frames_missed.fetch_add(u64::from(missed), Ordering::AcqRel);
+            deadline = deadline.saturating_add(FRAME.saturating_mul(missed));
         }
         // A dead process must not look well. Three attempts, because nobody will repeat this one.
         for _ in 0..3 {
@@ -316,43 +315,53 @@ impl Drawing {
             self.shown = lamp;
             self.shown_since = now;
         }
-        let lights = lights_at(self.shown, millis(now.saturating_sub(self.shown_since)));
+        let frame = (self.shown, lights_at(self.shown, millis(now.saturating_sub(self.shown_since))));
         let refresh = self.frames_since_write >= REFRESH_FRAMES;
-        let failing = self.shared.failing.load(Ordering::Relaxed);
-        if refresh || (!failing && self.written != Some(lights)) {
-            self.write(lights);
+        if refresh || (!self.lamps_fail && self.written != Some(frame)) {
+            self.write(frame);
         } else {
             self.frames_since_write += 1;
         }
-        match self.board.button_pressed() {
-            Ok(down) if self.debounce.on(down, millis(now)) => self.notify(BoardNotice::ButtonPressed),
-            Ok(_) => {}
-            Err(error) => self.failed(&error),
-        }
+        let button_failed = match self.board.button_pressed() {
+            Ok(down) => {
+                if self.debounce.on(down, millis(now)) {
+                    self.notify(BoardNotice::ButtonPressed);
+                }
+                None
+            }
+            Err(error) => Some(error),
+        };
+        self.button_fails = button_failed.is_some();
+        self.tell_failing(button_failed.as_ref());
         self.shared.frames.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn write(&mut self, lights: Lights) {
+    fn write(&mut self, (lamp, lights): (Lamp, Lights)) {
         self.frames_since_write = 0;
         match self.board.set_lamps(lights) {
             Ok(()) => {
-                self.written = Some(lights);
-                self.shared.current.store(u16::from_le_bytes([lights.bits(), lamp_number(self.shown)]), Ordering::Release);
-                if self.shared.failing.swap(false, Ordering::AcqRel) {
-                    self.notify(BoardNotice::Recovered);
-                }
+                self.written = Some((lamp, lights));
+                self.lamps_fail = false;
+                self.shared.current.store(u16::from_le_bytes([lights.bits(), lamp_number(lamp)]), Ordering::Release);
             }
             Err(error) => {
                 self.written = None;
-                self.failed(&error);
+                self.lamps_fail = true;
+                self.tell_failing(Some(&error));
             }
         }
     }
 
-    fn failed(&mut self, error: &BoardError) {
-        if !self.shared.failing.swap(true, Ordering::AcqRel) {
-            self.notify(BoardNotice::Failing(error.to_string()));
+    /// Tells the first failure, and when lamps and button both work again.
+    fn tell_failing(&mut self, error: Option<&BoardError>) {
+        let failing = self.lamps_fail || self.button_fails;
+        if self.shared.failing.swap(failing, Ordering::AcqRel) == failing {
+            return;
         }
+        self.notify(match error {
+            Some(error) => BoardNotice::Failing(error.to_string()),
+            None => BoardNotice::Recovered,
+        });
     }
 
     /// Whether the service has been silent for longer than the limit.
