@@ -90,6 +90,12 @@ impl OpenStudy {
         &self.study_instance_uid
     }
 
+    /// Whether an instance of that SOP Instance UID is there.
+    #[must_use]
+    pub fn contains(&self, sop_instance_uid: &Uid) -> bool {
+        self.instances.contains_key(sop_instance_uid)
+    }
+
     /// The instances so far, by SOP Instance UID.
     pub fn instances(&self) -> impl Iterator<Item = &Arc<StoredInstance>> {
         self.instances.values()

@@ -1,4 +1,6 @@
 //! The promises of `assemble` and of the slice-stack geometry: headers made by hand in -> stacks, roles and closed studies out.
 
+mod closing;
 mod geometry;
+mod roles;
 mod support;
