@@ -1,0 +1,145 @@
+//! A promise to whoever maintains scanside: the rooms keep to the table of ARCHITECTURE.md, and every file says what it holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn source_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Path below `src` and text of each source file.
+fn source_files() -> Vec<(String, String)> {
+    fn walk(dir: &Path, files: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(dir).expect("src is readable").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let relative = path.strip_prefix(source_root()).expect("below src").to_string_lossy().into_owned();
+                files.push((relative, fs::read_to_string(&path).expect("source is text")));
+            }
+        }
+    }
+    let mut files = Vec::new();
+    walk(&source_root(), &mut files);
+    assert!(files.len() > 30, "the walk found the sources");
+    files
+}
+
+fn room_of(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path)
+}
+
+/// The part of a file that ships: everything before its test module; comments do not count.
+fn shipped_code(text: &str) -> String {
+    let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+    text[..end].lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_source_file_opens_with_what_it_holds() {
+    let silent: Vec<_> = source_files()
+        .into_iter()
+        .filter(|(_, text)| text.lines().next().is_none_or(|line| !line.starts_with("//! ") || line.len() < 20))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(silent.is_empty(), "these files do not open with `//!` and what they hold: {silent:?}");
+}
+
+#[test]
+fn a_room_imports_only_the_rooms_that_the_table_allows() {
+    let pure = &["domain"][..];
+    let allowed: BTreeMap<&str, &[&str]> = [
+        ("domain", &[][..]),
+        ("receive", &["domain", "spool", "journal"]),
+        ("spool", &["domain", "journal"]),
+        ("assemble", pure),
+        ("triage", pure),
+        ("signal", pure),
+        ("prepare", &["domain", "spool"]),
+        ("infer", pure),
+        ("deliver", &["domain", "spool", "board", "journal"]),
+        ("board", pure),
+        ("health", &["domain", "journal"]),
+        ("journal", pure),
+        ("web", &["domain", "journal", "config", "spool"]),
+        ("config", pure),
+        ("synth", pure),
+    ]
+    .into();
+    let mut faults = Vec::new();
+    for (path, text) in source_files() {
+        let room = room_of(&path);
+        let Some(may) = allowed.get(room) else { continue };
+        for (number, line) in shipped_code(&text).lines().enumerate() {
+            for (at, _) in line.match_indices("crate::") {
+                let other: String = line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                if !other.is_empty() && other != room && !may.contains(&other.as_str()) {
+                    faults.push(format!("{path}: line {} of its code: {room} imports {other}", number + 1));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn a_third_party_crate_stays_in_its_room() {
+    // Crate name as it stands in code -> where it may stand (prefixes of the path below src).
+    let homes: &[(&str, &[&str])] = &[
+        ("tract_onnx", &["infer/engine_tract"]),
+        ("pulp", &["infer/"]),
+        ("rppal", &["board/rpi.rs"]),
+        ("dicom_ul", &["receive/", "deliver/"]),
+        ("dicom_pixeldata", &["prepare/"]),
+        ("dicom_object", &["prepare/", "receive/", "deliver/", "synth/"]),
+        ("rusqlite", &["spool/"]),
+        ("reqwest", &["deliver/"]),
+        ("axum", &["web/"]),
+        ("maud", &["web/"]),
+        ("sysinfo", &["health/"]),
+        ("sd_notify", &["health/"]),
+        ("tracing_journald", &["journal/"]),
+        ("clap", &["cli/", "main.rs"]),
+    ];
+    let mut faults = Vec::new();
+    for (path, text) in source_files() {
+        let code = shipped_code(&text);
+        for (name, places) in homes {
+            let used = code.contains(&format!("{name}::")) || code.contains(&format!("use {name}"));
+            if used && !places.iter().any(|place| path.starts_with(place)) {
+                faults.push(format!("src/{path} uses {name}, which belongs in {places:?}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn pure_rooms_read_no_clock_and_touch_no_file_or_socket() {
+    let mut faults = Vec::new();
+    for (path, text) in source_files() {
+        let pure = matches!(room_of(&path), "domain" | "assemble" | "triage" | "signal");
+        let code = shipped_code(&text);
+        for banned in ["Instant::now", "SystemTime::now", "std::fs", "std::net", "tokio::", "std::thread"] {
+            if pure && code.contains(banned) {
+                faults.push(format!("{path}: {banned}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "pure rooms take `now` and return actions:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let mut faults = Vec::new();
+    for (path, text) in source_files() {
+        for marker in [concat!("to", "do!("), concat!("unimplemented", "!("), concat!("FIX", "ME"), "(being written)"] {
+            if text.contains(marker) {
+                faults.push(format!("{path}: {marker}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
