@@ -1,3 +1,7 @@
-//! The `scanside` command.
+//! The `scanside` command: arguments in -> exit status out. Everything else is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    scanside::cli::run()
+}

@@ -1,1 +1,199 @@
-//! Cli: (being written).
+//! Cli: the commands of `scanside` (DESIGN.md section 4). Arguments in -> text on stdout, logs on stderr, an exit status out.
+//!
+//! Exit status: 0 done; 1 ran, but something failed (named on stderr); 2 bad input or usage (named on stderr, nothing changed).
+
+pub mod demo;
+pub mod model;
+pub mod output;
+pub mod serve;
+pub mod tools;
+pub mod triage;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "scanside", version, about = "Edge triage of brain MR for enhancing lesions. It prioritises; it does not diagnose.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the whole appliance on loopback, send it two synthetic studies, show lamp, verdicts and web address.
+    Demo {
+        /// End when both verdicts are out.
+        #[arg(long)]
+        exit: bool,
+        /// Only write the synthetic studies into this folder, to send them from elsewhere.
+        #[arg(long, value_name = "DIR")]
+        write_studies: Option<PathBuf>,
+        /// Port of the web page; 0 takes a free one.
+        #[arg(long, default_value_t = 0)]
+        web_port: u16,
+        /// Folder of model packages.
+        #[arg(long, value_name = "DIR")]
+        models: Option<PathBuf>,
+    },
+    /// Run the appliance.
+    Serve {
+        /// Configuration file; without it safe loopback defaults.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Triage DICOM files or folders without a network: one verdict per study.
+    Triage {
+        /// Files or folders.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// One JSON object per study and nothing else on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Write each verdict as a JSON file into this folder.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Folder of model packages.
+        #[arg(long, value_name = "DIR")]
+        models: Option<PathBuf>,
+    },
+    /// The installed models.
+    Model {
+        #[command(subcommand)]
+        action: ModelAction,
+        /// Folder of model packages.
+        #[arg(long, value_name = "DIR", global = true)]
+        models: Option<PathBuf>,
+    },
+    /// The lamps and the button of this board.
+    Board {
+        #[command(subcommand)]
+        action: BoardAction,
+    },
+    /// The configuration file.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Send DICOM files or folders to a peer (C-STORE).
+    Send {
+        /// Files or folders.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Where to, as HOST:PORT.
+        #[arg(long, value_name = "HOST:PORT")]
+        to: String,
+        /// Our AE title.
+        #[arg(long, default_value = "SCANSIDE_SEND", value_name = "AET")]
+        aet: String,
+        /// Their AE title.
+        #[arg(long, default_value = "SCANSIDE", value_name = "AET")]
+        aec: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum ModelAction {
+    /// Name, version, hash and operating points of each model.
+    List,
+    /// Check hashes and golden outputs.
+    Verify,
+    /// Measure the speed on this box.
+    Bench {
+        /// How many runs.
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum BoardAction {
+    /// What the board is; with --lamp, show one pattern for a while.
+    Show {
+        /// Board profile.
+        #[arg(long, default_value = "sim")]
+        profile: String,
+        /// A lamp state: dark, ready, working, degraded, indeterminate, suspicious, fault, critical.
+        #[arg(long)]
+        lamp: Option<String>,
+    },
+    /// Lamps and button, one after the other.
+    Test {
+        /// Board profile.
+        #[arg(long, default_value = "sim")]
+        profile: String,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum ConfigAction {
+    /// Every fault of the file at once, with line and valid choices.
+    Check {
+        /// The file.
+        #[arg(long, value_name = "FILE", default_value = "/etc/scanside/config.toml")]
+        config: PathBuf,
+    },
+}
+
+/// What a command ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Ran, but something failed.
+    Failed,
+    /// Bad input or usage; nothing changed.
+    BadInput,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::SUCCESS,
+            Outcome::Failed => Self::from(1),
+            Outcome::BadInput => Self::from(2),
+        }
+    }
+}
+
+/// Parses the arguments and runs the command.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked_for_help = !error.use_stderr();
+            let _ = error.print();
+            return if asked_for_help { Outcome::Done } else { Outcome::BadInput }.into();
+        }
+    };
+    let outcome = match cli.command {
+        Command::Demo { exit, write_studies, web_port, models } => match write_studies {
+            Some(dir) => demo::write_studies(&dir),
+            None => demo::run(&demo::DemoOptions { exit, web_port, models }),
+        },
+        Command::Serve { config } => serve::run(config.as_deref()),
+        Command::Triage { paths, json, out, models } => triage::run(&triage::TriageOptions { paths, json, out, models }),
+        Command::Model { action, models } => match action {
+            ModelAction::List => model::list(models.as_deref()),
+            ModelAction::Verify => model::verify(models.as_deref()),
+            ModelAction::Bench { runs } => model::bench(models.as_deref(), runs),
+        },
+        Command::Board { action } => match action {
+            BoardAction::Show { profile, lamp } => tools::board_show(&profile, lamp.as_deref()),
+            BoardAction::Test { profile } => tools::board_test(&profile),
+        },
+        Command::Config { action: ConfigAction::Check { config } } => tools::config_check(&config),
+        Command::Send { paths, to, aet, aec } => tools::send(&paths, &to, &aet, &aec),
+    };
+    outcome.into()
+}
+
+/// An address on loopback with a port that the system chooses.
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

@@ -1,0 +1,138 @@
+//! From a closed study to its verdict: `Study` in -> `Verdict` out. The same path serves the network and `scanside triage`.
+//!
+//! prepare -> infer -> triage, each behind a boundary: a panic or a budget overrun in a stage costs one study, which becomes
+//! `indeterminate` with its reason, and never the service.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::domain::{
+    ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime,
+};
+use crate::infer::{EngineError, InferencePool, ModelPackage, PackageError, TractEngine};
+use crate::prepare::{PrepareLimits, prepare};
+use crate::triage::{Assessment, TriageInput, decide};
+
+/// What the pipeline may use.
+#[derive(Clone, Debug)]
+pub struct PipelineOptions {
+    /// Folder of the model package.
+    pub model_dir: PathBuf,
+    /// Threads inside the network.
+    pub n_threads: usize,
+    /// Time budget of one inference, s.
+    pub infer_budget_s: u64,
+}
+
+/// Why there is no pipeline.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// the model package is not usable
+    #[error("the model package is not usable: {0}")]
+    Package(#[from] PackageError),
+    /// the engine cannot run the model
+    #[error("the engine cannot run the model: {0}")]
+    Engine(#[from] EngineError),
+}
+
+/// A model that passed its self-test, and the worker that runs it.
+pub struct Pipeline {
+    spec: ModelSpec,
+    pool: InferencePool,
+    infer_budget: Duration,
+    limits: PrepareLimits,
+}
+
+impl Pipeline {
+    /// Loads the package, builds the engine and runs the golden cases: a model that does not reproduce them never serves.
+    ///
+    /// # Errors
+    /// [`PipelineError`] names the file or the case.
+    pub fn load(options: &PipelineOptions) -> Result<Self, PipelineError> {
+        let package = ModelPackage::load(&options.model_dir)?;
+        let mut engine = TractEngine::new(&package, options.n_threads)?;
+        engine.self_test(&package)?;
+        let infer_budget = Duration::from_secs(options.infer_budget_s);
+        let pool = InferencePool::start(Box::new(engine))?;
+        Ok(Self { spec: package.spec, pool, infer_budget, limits: PrepareLimits::default() })
+    }
+
+    /// What the model says about itself.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Whether a job ran past its budget and its worker has not come back.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.pool.is_stuck()
+    }
+
+    /// Assesses one study. Never fails: what goes wrong becomes an `indeterminate` verdict with its reason.
+    #[must_use]
+    pub fn assess(&self, study: &Study, decided_at: WallTime) -> Verdict {
+        let begin = Instant::now();
+        let mut timing = TimingMs::default();
+        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &self.limits)))
+            .unwrap_or_else(|_| Err(internal_fault("prepare")));
+        timing.prepare = ms_since(begin);
+        let outcome = prepared.and_then(|prepared| self.infer(prepared, &mut timing));
+        timing.total = ms_since(begin);
+        let input = TriageInput { study, outcome, spec: &self.spec, decided_at, timing };
+        decide(input)
+    }
+
+    fn infer(&self, prepared: PreparedStudy, timing: &mut TimingMs) -> Result<Assessment, Refusal> {
+        let begin = Instant::now();
+        let (quality, series) = (prepared.quality.clone(), prepared.series.clone());
+        let answer = self.pool.run(prepared, self.infer_budget);
+        timing.infer = ms_since(begin);
+        match answer {
+            Ok(findings) => Ok(Assessment { findings, quality, series }),
+            Err(error) => {
+                let code = if matches!(error, EngineError::Deadline { .. }) {
+                    ReasonCode::BudgetExceeded
+                } else {
+                    ReasonCode::InternalFault
+                };
+                Err(Refusal { reasons: vec![Reason::new(code, error.to_string())], quality, series })
+            }
+        }
+    }
+
+    /// Name, version and hash of the model.
+    #[must_use]
+    pub fn identity(&self) -> &ModelIdentity {
+        &self.spec.identity
+    }
+}
+
+fn internal_fault(stage: &str) -> Refusal {
+    let text = format!("The stage '{stage}' failed on this study; the images are kept. Report it with the log of this time.");
+    Refusal { reasons: vec![Reason::new(ReasonCode::InternalFault, text)], ..Refusal::default() }
+}
+
+fn ms_since(begin: Instant) -> u64 {
+    u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where model packages lie when the configuration does not say: beside the working folder, beside the program (a build tree or an
+/// installation), or in the system's place.
+#[must_use]
+pub fn find_models_dir() -> Option<PathBuf> {
+    let mut places = vec![PathBuf::from("models")];
+    if let Ok(program) = std::env::current_exe() {
+        for parent in program.ancestors().skip(1).take(4) {
+            places.push(parent.join("models"));
+            places.push(parent.join("share/scanside/models"));
+        }
+    }
+    places.push(PathBuf::from("/usr/share/scanside/models"));
+    places.into_iter().find(|place| holds_a_model(place))
+}
+
+fn holds_a_model(place: &Path) -> bool {
+    place.join("cns-mri/manifest.toml").is_file()
+}
