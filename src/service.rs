@@ -1,0 +1,129 @@
+//! Service: owns the clocks and the bounded channels, and is the only file that knows every room.
+//!
+//! Configuration in -> a running appliance. The conductor (`service/conductor.rs`) reads as the table of stages: what receive stored
+//! goes to assemble, what assemble closed goes to the pipeline thread (prepare, infer, triage), what triage decided goes to the
+//! spool with its notices, to signal, and from there to the lamp and the outbox.
+//!
+//! | Channel | Bound | At the bound |
+//! | --- | --- | --- |
+//! | receive -> conductor | 256 notices | the association waits, so the peer waits |
+//! | conductor -> pipeline | 1 study in work, `infer.queue_max` waiting | new instances are refused with 0xA700 until one is done |
+//! | pipeline -> conductor | 4 verdicts | the pipeline waits |
+//! | web -> conductor | 32 commands | the page answers 503 |
+//! | conductor -> lamp | 8 lamp states | the newest is offered again at the next tick |
+
+pub mod conductor;
+pub mod folder;
+pub mod pipeline;
+mod sink;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::broadcast;
+
+use crate::domain::{Lamp, Monotonic, Verdict, WallTime};
+
+/// What the demonstration and the tests may listen to.
+#[derive(Clone, Debug)]
+pub enum ServiceEvent {
+    /// An association opened.
+    AssociationOpened {
+        /// Number.
+        id: u64,
+        /// Calling AE title and address.
+        peer: String,
+    },
+    /// An association ended.
+    AssociationClosed {
+        /// Number.
+        id: u64,
+        /// Released in order, not aborted.
+        released: bool,
+        /// Instances that it brought.
+        n_instances: u64,
+    },
+    /// A study closed.
+    StudyClosed {
+        /// Study Instance UID.
+        study_instance_uid: String,
+        /// Why.
+        because: &'static str,
+        /// How many instances.
+        n_instances: usize,
+    },
+    /// A verdict is durable.
+    VerdictReached(Box<Verdict>),
+    /// The lamp shows something else.
+    LampChanged(Lamp),
+}
+
+/// Most events that a slow listener may lag behind before it loses some.
+const EVENTS_MAX: usize = 1024;
+
+/// How to run, beside the configuration.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// Where everything that must last lies.
+    pub state_dir: PathBuf,
+    /// Folder of model packages.
+    pub models_dir: Option<PathBuf>,
+    /// Listeners to events.
+    pub events: broadcast::Sender<ServiceEvent>,
+}
+
+impl ServiceOptions {
+    /// Options for a state folder.
+    #[must_use]
+    pub fn new(state_dir: PathBuf, models_dir: Option<PathBuf>) -> Self {
+        Self { state_dir, models_dir, events: broadcast::Sender::new(EVENTS_MAX) }
+    }
+}
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// the configuration names something that is not there
+    #[error("{0}")]
+    Configuration(String),
+    /// the store cannot be opened
+    #[error("the store in {dir} cannot be opened: {source}")]
+    Spool {
+        /// The folder.
+        dir: PathBuf,
+        /// The cause.
+        source: crate::spool::SpoolError,
+    },
+    /// a listener cannot be bound
+    #[error("cannot listen on {address} for {purpose}: {source}; choose another address or stop what uses it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        purpose: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// the board cannot be driven
+    #[error("the board cannot be driven: {0}")]
+    Board(String),
+}
+
+static STARTED: OnceLock<Instant> = OnceLock::new();
+
+/// Milliseconds since the process first asked.
+#[must_use]
+pub fn monotonic_now() -> Monotonic {
+    let started = STARTED.get_or_init(Instant::now);
+    Monotonic(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The box's clock.
+#[must_use]
+pub fn wall_now() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    WallTime(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
