@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::block_in_place;
 
-use super::events::PipelineEvent;
 use super::folder::stored_instance;
 use super::status::StatusTeller;
 use super::{ServiceEvent, monotonic_now, wall_now};
@@ -126,4 +125,214 @@ impl Conductor {
             ReceiveNotice::InstanceConflict { .. } => {}
         }
     }
+
+    /// A durable instance goes to the assembler. The first one of a study that has a past brings its earlier instances along.
+    fn on_stored(&mut self, instance: Arc<StoredInstance>) {
+        let uid = instance.header.study_instance_uid.clone();
+        if !self.assembler.knows(&uid) {
+            for earlier in block_in_place(|| earlier_instances(&self.spool, &uid, &instance)) {
+                self.on_assemble(AssembleEvent::InstanceStored(Arc::new(earlier)));
+            }
+        }
+        self.on_assemble(AssembleEvent::InstanceStored(instance));
+    }
+
+    fn on_assemble(&mut self, event: AssembleEvent) {
+        for action in self.assembler.on(event, monotonic_now()) {
+            match action {
+                AssembleAction::StudyClosed(study) => self.on_closed(study),
+                AssembleAction::StudyReopened { study_instance_uid } => {
+                    // The verdict that is on its way will be superseded; a waiting close is replaced by the next one.
+                    self.backlog.retain(|study| study.study_instance_uid() != &study_instance_uid);
+                }
+            }
+        }
+    }
+
+    fn on_closed(&mut self, study: Study) {
+        let event = ServiceEvent::StudyClosed {
+            study_instance_uid: study.study_instance_uid().to_string(),
+            because: study.closed_because().as_str(),
+            n_instances: study.n_instances(),
+        };
+        let _ = self.events.send(event);
+        self.backlog.retain(|waiting| waiting.study_instance_uid() != study.study_instance_uid());
+        self.backlog.push_back(study);
+        self.overloaded.store(self.backlog.len() >= self.backlog_max, Ordering::Relaxed);
+    }
+
+    /// Hands the next study to the pipeline when it is free.
+    fn feed_pipeline(&mut self) {
+        let Some(to_pipeline) = &self.to_pipeline else { return };
+        if self.in_work.is_some() {
+            return;
+        }
+        if let Some(study) = self.backlog.pop_front() {
+            let uid = study.study_instance_uid().clone();
+            match to_pipeline.try_send(study) {
+                Ok(()) => self.in_work = Some(uid),
+                Err(error) => self.backlog.push_front(error.into_inner()),
+            }
+        }
+        self.overloaded.store(self.backlog.len() >= self.backlog_max, Ordering::Relaxed);
+    }
+
+    /// A verdict is first made durable together with its notices, then shown.
+    fn on_assessed(&mut self, study: &Study, verdict: Verdict) {
+        self.in_work = None;
+        self.progress.beat("pipeline", monotonic_now());
+        match block_in_place(|| self.record(study, verdict)) {
+            Ok(verdict) => {
+                self.set_condition(DeviceCondition::StorageFailing, false);
+                self.wake_deliverer.notify_one();
+                self.teller.studies_changed();
+                let signal = study_signal(&verdict);
+                let _ = self.events.send(ServiceEvent::VerdictReached(Box::new(verdict)));
+                self.on_signal(SignalEvent::VerdictReached(signal));
+            }
+            Err(error) => {
+                // Not durable, so not shown: the study is tried again, and the lamp says fault meanwhile.
+                self.set_condition(DeviceCondition::StorageFailing, true);
+                self.journal.record(&super::events::ServiceReport::VerdictNotRecorded { error: error.to_string() });
+                self.backlog.push_back(study.clone());
+            }
+        }
+    }
+
+    fn record(&self, study: &Study, mut verdict: Verdict) -> Result<Verdict, SpoolError> {
+        if let Some(detail) = self.spool.study(study.study_instance_uid())?
+            && let Some(previous) = detail.verdicts.first()
+        {
+            let summary =
+                VerdictSummary { number: previous.number, kind: previous.kind, urgency: previous.urgency, score: previous.score };
+            verdict = supersede(&summary, verdict);
+        }
+        verdict.timing.last_instance_to_alert = Some(monotonic_now().since_ms(study.last_instance_at()));
+        let json = verdict_json::to_json(&verdict);
+        let record = VerdictRecord {
+            study_instance_uid: verdict.study_instance_uid.clone(),
+            accession_number: verdict.accession_number.clone(),
+            kind: verdict.kind,
+            urgency: verdict.urgency,
+            score: verdict.score,
+            json,
+            n_instances: study.n_instances(),
+            decided_at: verdict.decided_at,
+        };
+        let notices: Vec<Notice> = self
+            .webhooks
+            .iter()
+            .enumerate()
+            .filter(|(_, hook)| hook.on.contains(&verdict.kind))
+            .map(|(number, hook)| webhook::notice(number, hook.include_accession_number, &verdict))
+            .collect();
+        self.spool.record_verdict(&record, &notices)?;
+        Ok(verdict)
+    }
+
+    fn on_board(&mut self, notice: BoardNotice) {
+        match notice {
+            BoardNotice::ButtonPressed => {
+                self.on_signal(SignalEvent::AllAcknowledged { by: "button".into(), at: wall_now() });
+            }
+            BoardNotice::Failing(text) => {
+                self.journal.record(&super::events::ServiceReport::LampFailed { text });
+                self.set_condition(DeviceCondition::LampFailing, true);
+            }
+            BoardNotice::Recovered => self.set_condition(DeviceCondition::LampFailing, false),
+            BoardNotice::DeadManReleased { silent_ms } => {
+                self.journal.record(&super::events::ServiceReport::ConductorWasSilent { silent_ms });
+            }
+        }
+    }
+
+    fn on_web(&mut self, command: WebCommand) {
+        match command {
+            WebCommand::Acknowledge { study_instance_uid, by, reply } => {
+                let at = wall_now();
+                let kept = block_in_place(|| self.spool.acknowledge(&study_instance_uid, &by, at));
+                if matches!(kept, Ok(true)) {
+                    self.on_signal(SignalEvent::Acknowledged { study_instance_uid, by, at });
+                }
+                self.teller.studies_changed();
+                let _ = reply.send(kept.map_err(|error| error.to_string()));
+            }
+        }
+    }
+
+    fn on_signal(&mut self, event: SignalEvent) {
+        let by_button = matches!(event, SignalEvent::AllAcknowledged { .. });
+        for action in self.signaller.on(event) {
+            match action {
+                SignalAction::SetLamp(lamp) => {
+                    self.lamp.show(lamp);
+                    if lamp != self.shown {
+                        self.shown = lamp;
+                        let _ = self.events.send(ServiceEvent::LampChanged(lamp));
+                    }
+                }
+                SignalAction::AcknowledgementKept { study_instance_uid, by, at } => {
+                    // The page's acknowledgement is already durable; the button's is made so here.
+                    if by_button && let Err(error) = block_in_place(|| self.spool.acknowledge(&study_instance_uid, &by, at)) {
+                        self.journal.record(&super::events::ServiceReport::AcknowledgementNotKept { error: error.to_string() });
+                    }
+                    self.teller.studies_changed();
+                }
+                // The notices stand in the outbox since the verdict was recorded.
+                SignalAction::Notify { .. } => {}
+                SignalAction::ReloadUnacknowledged => self.reload_unacknowledged(),
+            }
+        }
+    }
+
+    /// Tells the signaller which verdicts nobody has acknowledged yet: at the start, and when it had to let some go.
+    pub(super) fn reload_unacknowledged(&mut self) {
+        match block_in_place(|| self.spool.unacknowledged()) {
+            Ok(summaries) => {
+                let signals = summaries
+                    .into_iter()
+                    .filter_map(|s| {
+                        let urgency = s.standing_urgency.or(s.urgency);
+                        Some(StudySignal { study_instance_uid: s.study_instance_uid, kind: s.verdict?, urgency })
+                    })
+                    .collect();
+                self.on_signal(SignalEvent::Restored(signals));
+            }
+            Err(_) => self.set_condition(DeviceCondition::StorageFailing, true),
+        }
+    }
+
+    pub(super) fn set_condition(&mut self, condition: DeviceCondition, present: bool) {
+        let changed = if present { self.conditions.insert(condition) } else { self.conditions.remove(&condition) };
+        if changed {
+            self.on_signal(SignalEvent::ConditionsChanged(self.conditions.iter().copied().collect()));
+        }
+    }
+
+    /// Work shows as a pulse: an open association, a study in the pipeline, or one that waits for it.
+    fn tell_work(&mut self) {
+        let working = self.n_associations > 0 || self.in_work.is_some() || !self.backlog.is_empty();
+        if working != self.is_working {
+            self.is_working = working;
+            self.on_signal(if working { SignalEvent::WorkStarted } else { SignalEvent::WorkEnded });
+        }
+    }
+}
+
+fn study_signal(verdict: &Verdict) -> StudySignal {
+    StudySignal { study_instance_uid: verdict.study_instance_uid.clone(), kind: verdict.kind, urgency: verdict.urgency }
+}
+
+/// What the spool holds of a study beside the instance that just came.
+fn earlier_instances(spool: &Spool, uid: &Uid, new: &StoredInstance) -> Vec<StoredInstance> {
+    let has_past = matches!(spool.study(uid), Ok(Some(detail)) if detail.summary.n_instances > 1);
+    if !has_past {
+        return Vec::new();
+    }
+    let records = spool.pending().unwrap_or_default();
+    records
+        .into_iter()
+        .filter(|r| &r.study_instance_uid == uid && r.sop_instance_uid != new.header.sop_instance_uid)
+        .filter_map(|record| stored_instance(&record).ok())
+        .collect()
 }

@@ -1,0 +1,95 @@
+//! What the service itself reports to the journal: failures between the rooms. Variant in -> name, level, sentence.
+
+use crate::journal::{Event, Level};
+
+/// A failure that the conductor saw.
+#[derive(Clone, Debug)]
+pub enum ServiceReport {
+    /// A verdict could not be made durable; it will be tried again.
+    VerdictNotRecorded {
+        /// The store's words.
+        error: String,
+    },
+    /// An acknowledgement could not be made durable; the lamp follows it all the same until the next start.
+    AcknowledgementNotKept {
+        /// The store's words.
+        error: String,
+    },
+    /// The lamps cannot be driven.
+    LampFailed {
+        /// The driver's words.
+        text: String,
+    },
+    /// The lamp thread had shown fault because the conductor was silent.
+    ConductorWasSilent {
+        /// For how long.
+        silent_ms: u64,
+    },
+    /// The model package is unusable.
+    ModelRefused {
+        /// Why.
+        error: String,
+    },
+    /// A stored instance could not be read back at the start.
+    ReplaySkipped {
+        /// Why.
+        error: String,
+    },
+    /// Studies without a verdict were taken up again at the start.
+    StudiesReplayed {
+        /// Instances.
+        n_instances: usize,
+    },
+    /// The service is ready.
+    ServiceStarted {
+        /// Where it listens.
+        addresses: String,
+    },
+    /// The service ends in order.
+    ServiceStopped,
+}
+
+impl Event for ServiceReport {
+    fn room(&self) -> &'static str {
+        "service"
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::VerdictNotRecorded { .. } => "VerdictNotRecorded",
+            Self::AcknowledgementNotKept { .. } => "AcknowledgementNotKept",
+            Self::LampFailed { .. } => "LampFailed",
+            Self::ConductorWasSilent { .. } => "ConductorWasSilent",
+            Self::ModelRefused { .. } => "ModelRefused",
+            Self::ReplaySkipped { .. } => "ReplaySkipped",
+            Self::StudiesReplayed { .. } => "StudiesReplayed",
+            Self::ServiceStarted { .. } => "ServiceStarted",
+            Self::ServiceStopped => "ServiceStopped",
+        }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::StudiesReplayed { .. } | Self::ServiceStarted { .. } | Self::ServiceStopped => Level::Info,
+            Self::ConductorWasSilent { .. } | Self::ReplaySkipped { .. } => Level::Warn,
+            Self::VerdictNotRecorded { .. }
+            | Self::AcknowledgementNotKept { .. }
+            | Self::LampFailed { .. }
+            | Self::ModelRefused { .. } => Level::Error,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::VerdictNotRecorded { error } => format!("a verdict could not be recorded and will be tried again: {error}"),
+            Self::AcknowledgementNotKept { error } => format!("an acknowledgement could not be recorded: {error}"),
+            Self::LampFailed { text } => format!("the lamps cannot be driven: {text}"),
+            Self::ConductorWasSilent { silent_ms } => format!("the lamp showed fault: the service was silent for {silent_ms} ms"),
+            Self::ModelRefused { error } => format!("the model cannot serve: {error}"),
+            Self::ReplaySkipped { error } => format!("a stored instance could not be read back: {error}"),
+            Self::StudiesReplayed { n_instances } => format!("{n_instances} stored instances without a verdict were taken up again"),
+            Self::ServiceStarted { addresses } => format!("listening on {addresses}"),
+            Self::ServiceStopped => "stopped in order".into(),
+        }
+    }
+}
