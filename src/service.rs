@@ -12,11 +12,17 @@
 //! | web -> conductor | 32 commands | the page answers 503 |
 //! | conductor -> lamp | 8 lamp states | the newest is offered again at the next tick |
 
-pub mod conductor;
+mod appliance;
+mod conductor;
 pub mod events;
 pub mod folder;
 pub mod pipeline;
+mod settings;
 mod sink;
+mod status;
+mod vitals;
+
+pub use appliance::Service;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -12,10 +12,9 @@ use super::{Outcome, loopback, triage};
 use crate::board::sim::draw_lamp;
 use crate::board::{Lights, pattern};
 use crate::config::Config;
-use crate::deliver::store_scu::{self, SendOptions};
+use crate::deliver::store_scu::{self, StoreOptions};
 use crate::domain::{AeTitle, Lamp, VerdictKind};
-use crate::service::conductor::Service;
-use crate::service::{ServiceEvent, ServiceOptions};
+use crate::service::{Service, ServiceEvent, ServiceOptions};
 use crate::synth::{demo_plans, write_study};
 
 /// What the user asked for.
@@ -51,7 +50,7 @@ pub fn write_studies(dir: &Path) -> Outcome {
 #[must_use]
 pub fn run(options: &DemoOptions) -> Outcome {
     // The demonstration tells its own story; only trouble is logged beside it.
-    if let Err(error) = crate::journal::log::init("warn") {
+    if let Err(error) = crate::journal::log::init(Some("warn")) {
         complain(format!("logging cannot start: {error}"));
     }
     let begin = Instant::now();
@@ -138,10 +137,11 @@ async fn send_studies(dir: PathBuf, to: std::net::SocketAddr) -> Result<(), Stri
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string())?;
         say(format!("sending the synthetic study '{name}': {} instances", files.len()));
-        let report =
-            store_scu::send(&files, to, &calling, &called, &SendOptions::default()).await.map_err(|error| error.to_string())?;
-        if report.n_accepted() != files.len() {
-            return Err(format!("only {} of {} instances of '{name}' were accepted", report.n_accepted(), files.len()));
+        let report = store_scu::send(&files, &to.to_string(), &calling, &called, &StoreOptions::default())
+            .await
+            .map_err(|error| error.to_string())?;
+        if report.n_stored() != files.len() {
+            return Err(format!("only {} of {} instances of '{name}' were accepted", report.n_stored(), files.len()));
         }
     }
     Ok(())

@@ -17,7 +17,11 @@ use clap::{Parser, Subcommand};
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "scanside", version, about = "Edge triage of brain MR for enhancing lesions. It prioritises; it does not diagnose.")]
+#[command(
+    name = "scanside",
+    version,
+    about = "Edge triage of brain MR for enhancing lesions. It prioritises; it does not diagnose."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -114,18 +118,19 @@ enum ModelAction {
 enum BoardAction {
     /// What the board is; with --lamp, show one pattern for a while.
     Show {
-        /// Board profile.
-        #[arg(long, default_value = "sim")]
-        profile: String,
+        #[command(flatten)]
+        board: BoardChoice,
         /// A lamp state: dark, ready, working, degraded, indeterminate, suspicious, fault, critical.
         #[arg(long)]
         lamp: Option<String>,
+        /// Seconds for each lamp.
+        #[arg(long)]
+        seconds: Option<u64>,
     },
     /// Lamps and button, one after the other.
     Test {
-        /// Board profile.
-        #[arg(long, default_value = "sim")]
-        profile: String,
+        #[command(flatten)]
+        board: BoardChoice,
     },
 }
 
@@ -137,6 +142,20 @@ enum ConfigAction {
         #[arg(long, value_name = "FILE", default_value = "/etc/scanside/config.toml")]
         config: PathBuf,
     },
+}
+
+/// Which board.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BoardChoice {
+    /// Board profile; by default the one of the configuration file, else `sim`.
+    #[arg(long)]
+    profile: Option<String>,
+    /// Folder of the site's own profiles.
+    #[arg(long, value_name = "DIR")]
+    profiles_dir: Option<PathBuf>,
+    /// Configuration file that names the board.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// What a command ends with.
@@ -184,8 +203,8 @@ pub fn run() -> ExitCode {
             ModelAction::Bench { runs } => model::bench(models.as_deref(), runs),
         },
         Command::Board { action } => match action {
-            BoardAction::Show { profile, lamp } => tools::board_show(&profile, lamp.as_deref()),
-            BoardAction::Test { profile } => tools::board_test(&profile),
+            BoardAction::Show { board, lamp, seconds } => tools::board_show(&board, lamp.as_deref(), seconds),
+            BoardAction::Test { board } => tools::board_test(&board),
         },
         Command::Config { action: ConfigAction::Check { config } } => tools::config_check(&config),
         Command::Send { paths, to, aet, aec } => tools::send(&paths, &to, &aet, &aec),

@@ -18,8 +18,7 @@ fn packages(models: Option<&Path>) -> Result<Vec<PathBuf>, Outcome> {
         complain(format!("cannot read {}: {error}", dir.display()));
         Outcome::BadInput
     })?;
-    let mut found: Vec<PathBuf> =
-        entries.flatten().map(|e| e.path()).filter(|p| p.join("manifest.toml").is_file()).collect();
+    let mut found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.join("manifest.toml").is_file()).collect();
     found.sort();
     if found.is_empty() {
         complain(format!("{} holds no model package", dir.display()));

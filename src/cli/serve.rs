@@ -7,8 +7,7 @@ use tokio::sync::watch;
 use super::Outcome;
 use super::output::complain;
 use crate::config::Config;
-use crate::service::ServiceOptions;
-use crate::service::conductor::Service;
+use crate::service::{Service, ServiceOptions};
 
 /// Where state lies: `$STATE_DIRECTORY` (systemd sets it), else `./scanside-state`.
 #[must_use]
@@ -26,7 +25,7 @@ pub fn run(config: Option<&Path>) -> Outcome {
             return Outcome::BadInput;
         }
     };
-    if let Err(error) = crate::journal::log::init(config.log.level.as_str()) {
+    if let Err(error) = crate::journal::log::init(Some(config.log.level.as_str())) {
         complain(format!("logging cannot start: {error}"));
         return Outcome::Failed;
     }

@@ -1,14 +1,16 @@
 //! `scanside board`, `config check` and `send`: what IT uses to look and to test.
 
-use std::net::ToSocketAddrs;
+use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::Outcome;
 use super::output::{complain, say};
+use super::{BoardChoice, Outcome};
+use crate::board::command::{self, CommandError, ShowRequest};
 use crate::config::Config;
-use crate::deliver::store_scu::{self, SendOptions};
+use crate::deliver::store_scu::{self, FileOutcome, StoreError, StoreOptions};
 use crate::domain::AeTitle;
-use crate::service::folder::list_files;
+use crate::service::monotonic_now;
 
 /// Every fault of the file at once.
 #[must_use]
@@ -36,24 +38,6 @@ pub fn send(paths: &[PathBuf], to: &str, aet: &str, aec: &str) -> Outcome {
             return Outcome::BadInput;
         }
     };
-    let address = match to.to_socket_addrs().map(|mut all| all.next()) {
-        Ok(Some(address)) => address,
-        Ok(None) => {
-            complain(format!("--to {to}: the name has no address"));
-            return Outcome::BadInput;
-        }
-        Err(error) => {
-            complain(format!("--to {to}: {error}; write HOST:PORT"));
-            return Outcome::BadInput;
-        }
-    };
-    let files = match list_files(paths) {
-        Ok(files) => files.into_iter().collect::<Vec<_>>(),
-        Err(error) => {
-            complain(error.to_string());
-            return Outcome::BadInput;
-        }
-    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -61,13 +45,17 @@ pub fn send(paths: &[PathBuf], to: &str, aet: &str, aec: &str) -> Outcome {
             return Outcome::Failed;
         }
     };
-    match runtime.block_on(store_scu::send(&files, address, &calling, &called, &SendOptions::default())) {
+    match runtime.block_on(store_scu::send(paths, to, &calling, &called, &StoreOptions::default())) {
         Ok(report) => {
-            for failure in report.failures() {
-                complain(failure);
+            for file in report.files.iter().filter(|file| !matches!(file.outcome, FileOutcome::Stored { .. })) {
+                complain(format!("{}: {}", file.path.display(), file.outcome));
             }
-            say(format!("{} of {} instances accepted", report.n_accepted(), files.len()));
-            if report.n_accepted() == files.len() { Outcome::Done } else { Outcome::Failed }
+            say(format!("{} of {} files stored by {called} at {to}", report.n_stored(), report.files.len()));
+            if report.all_stored() { Outcome::Done } else { Outcome::Failed }
+        }
+        Err(error @ StoreError::Files(_)) => {
+            complain(error.to_string());
+            Outcome::BadInput
         }
         Err(error) => {
             complain(error.to_string());
@@ -76,27 +64,44 @@ pub fn send(paths: &[PathBuf], to: &str, aet: &str, aec: &str) -> Outcome {
     }
 }
 
-/// What the board is, or one lamp pattern.
+/// What the board is, and its lamp patterns.
 #[must_use]
-pub fn board_show(profile: &str, lamp: Option<&str>) -> Outcome {
-    from_board(crate::board::command::show(profile, lamp))
+pub fn board_show(choice: &BoardChoice, lamp: Option<&str>, seconds: Option<u64>) -> Outcome {
+    on_board(choice, lamp, seconds, command::show)
 }
 
 /// Lamps and button, one after the other.
 #[must_use]
-pub fn board_test(profile: &str) -> Outcome {
-    from_board(crate::board::command::test(profile))
+pub fn board_test(choice: &BoardChoice) -> Outcome {
+    on_board(choice, None, None, command::test)
 }
 
-fn from_board(result: Result<String, crate::board::BoardError>) -> Outcome {
-    match result {
-        Ok(text) => {
-            say(text);
-            Outcome::Done
-        }
+fn on_board(
+    choice: &BoardChoice,
+    lamp: Option<&str>,
+    seconds: Option<u64>,
+    run: fn(&ShowRequest<'_>, &mut dyn Write) -> Result<(), CommandError>,
+) -> Outcome {
+    let configured = match choice.config.as_deref().map(Config::load).transpose() {
+        Ok(config) => config.unwrap_or_default().board,
         Err(error) => {
             complain(error.to_string());
-            Outcome::Failed
+            return Outcome::BadInput;
+        }
+    };
+    let request = ShowRequest {
+        profile: choice.profile.as_deref().unwrap_or(&configured.profile),
+        profiles_dir: choice.profiles_dir.as_deref().or(configured.profiles_dir.as_deref()),
+        lamp,
+        seconds,
+        colour: std::io::stdout().is_terminal(),
+        clock: || Duration::from_millis(monotonic_now().0),
+    };
+    match run(&request, &mut std::io::stdout()) {
+        Ok(()) => Outcome::Done,
+        Err(error) => {
+            complain(error.to_string());
+            if error.exit_status() == 2 { Outcome::BadInput } else { Outcome::Failed }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! It holds the two pure state machines (assemble, signal), so their order of events is the order in which this task sees them. Calls that
 //! wait for the disk run inside `block_in_place`; nothing here waits for the model or for a peer.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,16 +13,16 @@ use tokio::task::block_in_place;
 
 use super::folder::stored_instance;
 use super::status::StatusTeller;
+use super::vitals::Vitals;
 use super::{ServiceEvent, monotonic_now, wall_now};
 use crate::assemble::{AssembleAction, AssembleEvent, Assembler};
 use crate::board::{BoardNotice, LampHandle};
 use crate::config::WebhookConfig;
 use crate::deliver::{verdict_json, webhook};
-use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Uid, Verdict};
-use crate::health::ProgressBoard;
+use crate::domain::{DeviceCondition, Lamp, Monotonic, StoredInstance, Study, Uid, Verdict};
 use crate::journal::Journal;
 use crate::receive::ReceiveNotice;
-use crate::signal::{NoticeKind, SignalAction, SignalEvent, Signaller, StudySignal};
+use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
 use crate::spool::{Notice, Spool, SpoolError, Store, VerdictRecord};
 use crate::triage::{VerdictSummary, supersede};
 use crate::web::WebCommand;
@@ -38,7 +38,6 @@ pub(super) struct Inlets {
     pub(super) assessed: mpsc::Receiver<(Study, Verdict)>,
     pub(super) board: mpsc::Receiver<BoardNotice>,
     pub(super) web: mpsc::Receiver<WebCommand>,
-    pub(super) health: watch::Receiver<BTreeSet<DeviceCondition>>,
     pub(super) shutdown: watch::Receiver<bool>,
 }
 
@@ -54,15 +53,14 @@ pub(super) struct Conductor {
     pub(super) to_pipeline: Option<mpsc::Sender<Study>>,
     pub(super) backlog: VecDeque<Study>,
     pub(super) backlog_max: usize,
-    pub(super) in_work: Option<Uid>,
+    pub(super) in_work: Option<(Uid, u64, Monotonic)>,
     pub(super) overloaded: Arc<AtomicBool>,
     pub(super) webhooks: Vec<WebhookConfig>,
     pub(super) wake_deliverer: Arc<Notify>,
-    pub(super) conditions: BTreeSet<DeviceCondition>,
+    pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
     pub(super) shown: Lamp,
-    pub(super) progress: Arc<ProgressBoard>,
     pub(super) teller: StatusTeller,
 }
 
@@ -85,19 +83,18 @@ impl Conductor {
                 Some(command) = inlets.web.recv() => self.on_web(command),
                 _ = ticker.tick() => {
                     self.lamp.alive();
-                    self.progress.beat("conductor", monotonic_now());
+                    self.vitals.beat(monotonic_now());
                     self.on_assemble(AssembleEvent::Tick);
                     if n_ticks.is_multiple_of(SLOW_TICKS) {
-                        let health = inlets.health.borrow_and_update().clone();
-                        self.on_slow_tick(&health);
+                        self.on_slow_tick();
                     }
                     n_ticks += 1;
                 }
             }
             self.feed_pipeline();
             self.tell_work();
-            let view = (self.signaller.lamp(), self.n_associations, self.backlog.len(), self.in_work.clone());
-            self.teller.tell(view);
+            let waiting: Vec<&Study> = self.backlog.iter().collect();
+            self.teller.tell(self.signaller.lamp(), self.n_associations, &waiting, self.in_work.as_ref());
         }
     }
 
@@ -137,7 +134,7 @@ impl Conductor {
         self.on_assemble(AssembleEvent::InstanceStored(instance));
     }
 
-    fn on_assemble(&mut self, event: AssembleEvent) {
+    pub(super) fn on_assemble(&mut self, event: AssembleEvent) {
         for action in self.assembler.on(event, monotonic_now()) {
             match action {
                 AssembleAction::StudyClosed(study) => self.on_closed(study),
@@ -168,9 +165,12 @@ impl Conductor {
             return;
         }
         if let Some(study) = self.backlog.pop_front() {
-            let uid = study.study_instance_uid().clone();
+            let work = (study.study_instance_uid().clone(), study.n_instances() as u64, monotonic_now());
             match to_pipeline.try_send(study) {
-                Ok(()) => self.in_work = Some(uid),
+                Ok(()) => {
+                    self.in_work = Some(work);
+                    self.vitals.pipeline_busy(true);
+                }
                 Err(error) => self.backlog.push_front(error.into_inner()),
             }
         }
@@ -180,7 +180,7 @@ impl Conductor {
     /// A verdict is first made durable together with its notices, then shown.
     fn on_assessed(&mut self, study: &Study, verdict: Verdict) {
         self.in_work = None;
-        self.progress.beat("pipeline", monotonic_now());
+        self.vitals.pipeline_busy(false);
         match block_in_place(|| self.record(study, verdict)) {
             Ok(verdict) => {
                 self.set_condition(DeviceCondition::StorageFailing, false);
@@ -248,7 +248,7 @@ impl Conductor {
 
     fn on_web(&mut self, command: WebCommand) {
         match command {
-            WebCommand::Acknowledge { study_instance_uid, by, reply } => {
+            WebCommand::Acknowledge { study: study_instance_uid, by, reply } => {
                 let at = wall_now();
                 let kept = block_in_place(|| self.spool.acknowledge(&study_instance_uid, &by, at));
                 if matches!(kept, Ok(true)) {
@@ -302,11 +302,20 @@ impl Conductor {
         }
     }
 
+    /// A condition that a room reports; it counts at once, not only at the next look.
     pub(super) fn set_condition(&mut self, condition: DeviceCondition, present: bool) {
-        let changed = if present { self.conditions.insert(condition) } else { self.conditions.remove(&condition) };
-        if changed {
-            self.on_signal(SignalEvent::ConditionsChanged(self.conditions.iter().copied().collect()));
+        self.vitals.report(condition, present);
+    }
+
+    fn on_slow_tick(&mut self) {
+        for uid in self.spool.take_evicted() {
+            self.on_assemble(AssembleEvent::StudyForgotten { study_instance_uid: uid });
         }
+        let changed = block_in_place(|| self.vitals.look(&self.spool, self.teller.lamp_view()));
+        if let Some(conditions) = changed {
+            self.on_signal(SignalEvent::ConditionsChanged(conditions));
+        }
+        self.teller.set_vitals(&self.vitals);
     }
 
     /// Work shows as a pulse: an open association, a study in the pipeline, or one that waits for it.
@@ -333,6 +342,6 @@ fn earlier_instances(spool: &Spool, uid: &Uid, new: &StoredInstance) -> Vec<Stor
     records
         .into_iter()
         .filter(|r| &r.study_instance_uid == uid && r.sop_instance_uid != new.header.sop_instance_uid)
-        .filter_map(|record| stored_instance(&record).ok())
+        .filter_map(|record| stored_instance(&record, new.stored_at).ok())
         .collect()
 }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::assemble::classify_study;
 use crate::domain::{ClosedBecause, Monotonic, OpenStudy, StoredInstance, Study, Uid, WallTime};
+use crate::spool::StoredInstanceRecord;
 use crate::receive::header_scan::{ScanError, ScanLimits, scan_part10};
 
 /// Deepest folder below a path that is given.
@@ -113,6 +114,24 @@ pub fn list_files(paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, FolderError> {
         }
     }
     Ok(files)
+}
+
+/// An instance that the spool holds, its header read again: at the start, and when a late image reopens an old study.
+///
+/// # Errors
+/// A sentence that says what is wrong with the file.
+pub fn stored_instance(record: &StoredInstanceRecord, now: Monotonic) -> Result<StoredInstance, String> {
+    let mut file = File::open(&record.path).map_err(|error| error.to_string())?;
+    let header = scan_part10(&mut file, &ScanLimits::default()).map_err(|error| error.to_string())?;
+    Ok(StoredInstance {
+        header,
+        path: record.path.clone(),
+        n_bytes: record.n_bytes,
+        sha256: record.sha256,
+        association_id: 0,
+        stored_at: now,
+        received_at: record.received_at,
+    })
 }
 
 /// One instance from a file; `None` when it is not DICOM, a sentence when it is DICOM but unreadable.

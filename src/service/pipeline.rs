@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use crate::domain::{
     ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime,
 };
-use crate::infer::{EngineError, InferencePool, ModelPackage, PackageError, TractEngine};
+use crate::infer::{EngineError, InferencePool, ModelPackage, PoolOptions, PackageError, TractEngine};
 use crate::prepare::{PrepareLimits, prepare};
-use crate::triage::{Assessment, TriageInput, decide};
+use crate::triage::{Assessed, TriageInput, decide};
 
 /// What the pipeline may use.
 #[derive(Clone, Debug)]
@@ -40,7 +40,6 @@ pub enum PipelineError {
 pub struct Pipeline {
     spec: ModelSpec,
     pool: InferencePool,
-    infer_budget: Duration,
     limits: PrepareLimits,
 }
 
@@ -53,9 +52,9 @@ impl Pipeline {
         let package = ModelPackage::load(&options.model_dir)?;
         let mut engine = TractEngine::new(&package, options.n_threads)?;
         engine.self_test(&package)?;
-        let infer_budget = Duration::from_secs(options.infer_budget_s);
-        let pool = InferencePool::start(Box::new(engine))?;
-        Ok(Self { spec: package.spec, pool, infer_budget, limits: PrepareLimits::default() })
+        let pool_options = PoolOptions { budget: Duration::from_secs(options.infer_budget_s), ..PoolOptions::default() };
+        let pool = InferencePool::start(Box::new(engine), pool_options)?;
+        Ok(Self { spec: package.spec, pool, limits: PrepareLimits::default() })
     }
 
     /// What the model says about itself.
@@ -80,25 +79,26 @@ impl Pipeline {
         timing.prepare = ms_since(begin);
         let outcome = prepared.and_then(|prepared| self.infer(prepared, &mut timing));
         timing.total = ms_since(begin);
-        let input = TriageInput { study, outcome, spec: &self.spec, decided_at, timing };
-        decide(input)
+        decide(TriageInput {
+            study_instance_uid: study.study_instance_uid().clone(),
+            accession_number: study.accession_number().map(str::to_owned),
+            closed_because: study.closed_because(),
+            outcome,
+            model: &self.spec,
+            decided_at,
+            timing,
+        })
     }
 
-    fn infer(&self, prepared: PreparedStudy, timing: &mut TimingMs) -> Result<Assessment, Refusal> {
+    fn infer(&self, prepared: PreparedStudy, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
         let begin = Instant::now();
         let (quality, series) = (prepared.quality.clone(), prepared.series.clone());
-        let answer = self.pool.run(prepared, self.infer_budget);
+        let channels = prepared.channels.clone();
+        let answer = self.pool.run(prepared);
         timing.infer = ms_since(begin);
         match answer {
-            Ok(findings) => Ok(Assessment { findings, quality, series }),
-            Err(error) => {
-                let code = if matches!(error, EngineError::Deadline { .. }) {
-                    ReasonCode::BudgetExceeded
-                } else {
-                    ReasonCode::InternalFault
-                };
-                Err(Refusal { reasons: vec![Reason::new(code, error.to_string())], quality, series })
-            }
+            Ok(findings) => Ok(Assessed { findings, channels, quality, series }),
+            Err(error) => Err(error.into_refusal(quality, series)),
         }
     }
 

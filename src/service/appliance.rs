@@ -1,0 +1,252 @@
+//! The appliance: configuration in -> every room opened, bound and joined by bounded channels, until the shutdown signal.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::conductor::{Conductor, Inlets};
+use super::events::ServiceReport;
+use super::folder::stored_instance;
+use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
+use super::sink::GatedSink;
+use super::status::StatusTeller;
+use super::vitals::Vitals;
+use super::{ServiceError, ServiceOptions, monotonic_now, settings, wall_now};
+use crate::assemble::{AssembleEvent, Assembler};
+use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
+use crate::config::Config;
+use crate::deliver::Deliverer;
+use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
+use crate::journal::Journal;
+use crate::receive;
+use crate::signal::{SignalOptions, Signaller};
+use crate::spool::{Spool, Store};
+use crate::web::{self, WebState};
+
+/// Bound of receive -> conductor.
+const RECEIVE_NOTICES_MAX: usize = 256;
+/// Bound of pipeline -> conductor.
+const VERDICTS_MAX: usize = 4;
+/// Bound of web -> conductor.
+const COMMANDS_MAX: usize = 32;
+/// Bound of board -> conductor.
+const BOARD_NOTICES_MAX: usize = 16;
+/// Beyond the network's own budget: reading, decoding and resampling a large study.
+const PREPARE_S_MAX: u64 = 300;
+/// How long a stop waits for the rooms to end.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// An appliance that holds its store, its lamp and its addresses, and has not begun to serve.
+pub struct Service {
+    config: Config,
+    options: ServiceOptions,
+    journal: Journal,
+    spool: Spool,
+    pipeline: Option<Pipeline>,
+    profile: BoardProfile,
+    lamp: LampHandle,
+    board_notices: mpsc::Receiver<BoardNotice>,
+    dicom: TcpListener,
+    web: TcpListener,
+    addresses: (SocketAddr, SocketAddr),
+}
+
+impl Service {
+    /// Opens the store and the board, loads the model and binds the listeners. The configuration is valid as a whole before anything is bound.
+    ///
+    /// # Errors
+    /// [`ServiceError`] names what is wrong. An unusable model is no error here: the box receives and shows fault.
+    pub async fn bind(config: Config, options: ServiceOptions) -> Result<Self, ServiceError> {
+        let journal = Journal::new(wall_now);
+        let profile = BoardProfile::load(&config.board.profile, config.board.profiles_dir.as_deref())
+            .map_err(|error| ServiceError::Configuration(error.to_string()))?;
+        let (notices, board_notices) = mpsc::channel(BOARD_NOTICES_MAX);
+        let driver = board::open(&profile).map_err(|error| ServiceError::Board(error.to_string()))?;
+        let lamp_options = LampOptions::new(|| Duration::from_millis(monotonic_now().0));
+        let lamp = lamp_thread::start(driver, lamp_options, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
+        let spool = Spool::open(&options.state_dir, settings::spool(&config), journal.clone(), wall_now)
+            .map_err(|source| ServiceError::Spool { dir: options.state_dir.clone(), source })?;
+        let dicom = listen(config.dicom.listen, "DICOM").await?;
+        let web = listen(config.web.listen, "the web page").await?;
+        let bound = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
+        let addresses = (bound(&dicom, config.dicom.listen), bound(&web, config.web.listen));
+        let pipeline = load_pipeline(&config, &options, &journal).await;
+        Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, addresses })
+    }
+
+    /// Where DICOM is listened for.
+    #[must_use]
+    pub fn dicom_address(&self) -> SocketAddr {
+        self.addresses.0
+    }
+
+    /// Where the page is.
+    #[must_use]
+    pub fn web_address(&self) -> SocketAddr {
+        self.addresses.1
+    }
+
+    /// Serves until `shutdown` is true.
+    ///
+    /// # Errors
+    /// [`ServiceError`] when a room could not be started.
+    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServiceError> {
+        let Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, addresses } = self;
+        let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000;
+        let mut vitals = Vitals::start(&profile.limits, pipeline_ms_max, journal.clone())
+            .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
+        vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());
+        let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), addresses);
+        let roles = pipeline.as_ref().map(|p| p.spec().channels.clone()).unwrap_or_default();
+        let (teller, status) = StatusTeller::new(fixed, lamp.view());
+        let (to_conductor, receive) = mpsc::channel(RECEIVE_NOTICES_MAX);
+        let (verdicts, assessed) = mpsc::channel(VERDICTS_MAX);
+        let (commands, web_commands) = mpsc::channel(COMMANDS_MAX);
+        let wake_deliverer = Arc::new(Notify::new());
+        let overloaded = Arc::new(AtomicBool::new(false));
+        let store: Arc<dyn Store> = Arc::new(spool.clone());
+
+        let sink = Arc::new(GatedSink::new(spool.clone(), Arc::clone(&overloaded)));
+        let receiving = tokio::spawn(receive::serve(
+            dicom,
+            Arc::new(settings::receive(&config)),
+            sink,
+            to_conductor,
+            journal.clone(),
+            monotonic_now,
+            shutdown.clone(),
+        ));
+        let web_state = WebState {
+            store: Arc::clone(&store),
+            status,
+            journal: journal.clone(),
+            commands,
+            host_names: config.web.host_names.clone(),
+            clock: wall_now,
+        };
+        let serving = tokio::spawn(web::serve(web, web_state, shutdown.clone()));
+        let deliverer = Deliverer::new(store, &config.alerts, journal.clone(), wall_now)
+            .map_err(|error| ServiceError::Configuration(error.to_string()))?;
+        let delivering = tokio::spawn(deliverer.run(Arc::clone(&wake_deliverer), shutdown.clone()));
+
+        let mut conductor = Conductor {
+            assembler: Assembler::new(settings::assemble(&config, roles)),
+            signaller: Signaller::new(SignalOptions::default()),
+            lamp,
+            events: options.events,
+            to_pipeline: pipeline.map(|pipeline| start_pipeline(pipeline, verdicts)).transpose()?,
+            backlog: VecDeque::new(),
+            backlog_max: config.infer.queue_max,
+            in_work: None,
+            overloaded,
+            webhooks: config.alerts.webhook.clone(),
+            wake_deliverer,
+            vitals,
+            n_associations: 0,
+            is_working: false,
+            shown: Lamp::Dark,
+            teller,
+            spool,
+            journal: journal.clone(),
+        };
+        conductor.reload_unacknowledged();
+        conductor.replay();
+        conductor.ready(&format!("DICOM {} and http://{}", addresses.0, addresses.1));
+        conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, shutdown }).await;
+        journal.record(&ServiceReport::ServiceStopped);
+        for task in [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle()] {
+            let end = tokio::time::Instant::now() + STOP_WAIT;
+            while !task.is_finished() && tokio::time::Instant::now() < end {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            task.abort();
+        }
+        Ok(())
+    }
+}
+
+impl Conductor {
+    /// Takes up again what was stored without a verdict before the process ended.
+    fn replay(&mut self) {
+        let records = match tokio::task::block_in_place(|| self.spool.pending()) {
+            Ok(records) => records,
+            Err(_) => {
+                self.set_condition(DeviceCondition::StorageFailing, true);
+                return;
+            }
+        };
+        let mut n_instances = 0;
+        for record in records {
+            match tokio::task::block_in_place(|| stored_instance(&record, monotonic_now())) {
+                Ok(instance) => {
+                    n_instances += 1;
+                    self.replay_one(instance);
+                }
+                Err(error) => self.journal.record(&ServiceReport::ReplaySkipped { error }),
+            }
+        }
+        if n_instances > 0 {
+            self.journal.record(&ServiceReport::StudiesReplayed { n_instances });
+        }
+    }
+
+    fn replay_one(&mut self, instance: StoredInstance) {
+        self.on_assemble(AssembleEvent::InstanceStored(Arc::new(instance)));
+    }
+
+    fn ready(&mut self, addresses: &str) {
+        self.journal.record(&ServiceReport::ServiceStarted { addresses: addresses.to_owned() });
+        self.teller.ready();
+        self.vitals.tell_ready(addresses);
+    }
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ServiceError> {
+    TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, purpose, source })
+}
+
+/// The model, or a report in the journal and none.
+async fn load_pipeline(config: &Config, options: &ServiceOptions, journal: &Journal) -> Option<Pipeline> {
+    let refuse = |error: String| {
+        journal.record(&ServiceReport::ModelRefused { error });
+        None
+    };
+    let Some(dir) = options.models_dir.clone().or_else(|| config.infer.models_dir.clone()).or_else(find_models_dir) else {
+        return refuse("no folder of model packages was found; set infer.models_dir".into());
+    };
+    let pipeline_options = PipelineOptions {
+        model_dir: dir.join(&config.infer.model),
+        n_threads: config.infer.threads,
+        infer_budget_s: config.infer.time_budget_s,
+    };
+    match tokio::task::spawn_blocking(move || Pipeline::load(&pipeline_options)).await {
+        Ok(Ok(pipeline)) => Some(pipeline),
+        Ok(Err(error)) => refuse(error.to_string()),
+        Err(error) => refuse(error.to_string()),
+    }
+}
+
+/// The pipeline's own thread: one study at a time.
+fn start_pipeline(
+    pipeline: Pipeline,
+    verdicts: mpsc::Sender<(Study, Verdict)>,
+) -> Result<mpsc::Sender<Study>, ServiceError> {
+    let (to_pipeline, mut studies) = mpsc::channel::<Study>(1);
+    std::thread::Builder::new()
+        .name("pipeline".into())
+        .spawn(move || {
+            while let Some(study) = studies.blocking_recv() {
+                let verdict = pipeline.assess(&study, wall_now());
+                if verdicts.blocking_send((study, verdict)).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(|error| ServiceError::Configuration(format!("the pipeline thread cannot start: {error}")))?;
+    Ok(to_pipeline)
+}

@@ -1,0 +1,181 @@
+//! Vitals: what the conductor knows of the box's health. Probes, progress and what the rooms reported in -> conditions, the watchdog.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{monotonic_now, wall_now};
+use crate::board::LampView;
+use crate::board::profile::BoardLimits;
+use crate::domain::{DeviceCondition, Monotonic};
+use crate::health::progress::CounterWatch;
+use crate::health::{
+    DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled, conditions,
+};
+use crate::journal::Journal;
+use crate::spool::{OutboxStats, Spool, Store, Usage};
+
+/// How often the probes are read.
+const PROBE_PERIOD: Duration = Duration::from_secs(2);
+/// The conductor ticks ten times a second; ten seconds of silence is a stall.
+const CONDUCTOR_MS_MAX: u64 = 10_000;
+/// The lamp thread draws 50 frames a second.
+const LAMP_MS_MAX: u64 = 5_000;
+
+/// Health as the conductor sees it.
+pub(super) struct Vitals {
+    probes: ProbeThread,
+    limits: HealthLimits,
+    journal: Journal,
+    reported: BTreeSet<DeviceCondition>,
+    conditions: Vec<DeviceCondition>,
+    progress: ProgressBoard,
+    conductor: Option<Heartbeat>,
+    pipeline: Option<Heartbeat>,
+    lamp: Option<CounterWatch>,
+    notifier: Notifier,
+    stalled: Vec<Stalled>,
+    usage: Option<Usage>,
+    outbox: OutboxStats,
+}
+
+impl Vitals {
+    /// Starts the probes. `pipeline_ms_max` is the longest that one study may take.
+    pub(super) fn start(board: &BoardLimits, pipeline_ms_max: u64, journal: Journal) -> std::io::Result<Self> {
+        let now = monotonic_now();
+        let progress = ProgressBoard::default();
+        let pipeline = progress.add("pipeline", pipeline_ms_max, now);
+        if let Some(heartbeat) = &pipeline {
+            heartbeat.rest();
+        }
+        Ok(Self {
+            probes: ProbeThread::start(monotonic_now, PROBE_PERIOD)?,
+            limits: HealthLimits::new(
+                board.temperature_warn_c,
+                board.memory_available_bytes_min,
+                board.memory_process_bytes_max,
+            ),
+            journal,
+            reported: BTreeSet::new(),
+            conditions: Vec::new(),
+            conductor: progress.add("conductor", CONDUCTOR_MS_MAX, now),
+            pipeline,
+            lamp: progress.add("lamp", LAMP_MS_MAX, now).map(CounterWatch::new),
+            progress,
+            notifier: Notifier::from_env(),
+            stalled: Vec::new(),
+            usage: None,
+            outbox: OutboxStats::default(),
+        })
+    }
+
+    /// The conductor moves.
+    pub(super) fn beat(&self, now: Monotonic) {
+        if let Some(heartbeat) = &self.conductor {
+            heartbeat.beat(now);
+        }
+    }
+
+    /// The pipeline was given a study (`true`) or gave a verdict (`false`).
+    pub(super) fn pipeline_busy(&self, busy: bool) {
+        if let Some(heartbeat) = &self.pipeline {
+            if busy { heartbeat.beat(monotonic_now()) } else { heartbeat.rest() }
+        }
+    }
+
+    /// A room reports a condition, or that it is over.
+    pub(super) fn report(&mut self, condition: DeviceCondition, present: bool) {
+        let _ = if present { self.reported.insert(condition) } else { self.reported.remove(&condition) };
+    }
+
+    /// Looks at everything; returns the conditions when they changed. To be called about once a second.
+    pub(super) fn look(&mut self, spool: &Spool, lamp: &LampView) -> Option<Vec<DeviceCondition>> {
+        let now = monotonic_now();
+        self.read_spool(spool, now);
+        if let Some(watch) = &mut self.lamp {
+            watch.observe(lamp.frames(), now);
+        }
+        self.probes.set_reported(self.reported.iter().copied().collect());
+        let after = conditions(&self.probes.probes(), &self.limits, &self.conditions, now);
+        self.feed_watchdog(now);
+        if after == self.conditions {
+            return None;
+        }
+        for event in HealthEvent::between(&self.conditions, &after) {
+            self.journal.record(&event);
+        }
+        self.conditions = after;
+        Some(self.conditions.clone())
+    }
+
+    fn read_spool(&mut self, spool: &Spool, now: Monotonic) {
+        match (spool.usage(), spool.outbox_stats()) {
+            (Ok(usage), Ok(outbox)) => {
+                let disk = DiskReading {
+                    bytes: usage.bytes,
+                    bytes_evictable: usage.bytes_evictable,
+                    bytes_max: usage.bytes_max,
+                    free_bytes: usage.free_bytes,
+                    free_bytes_min: usage.free_bytes_min,
+                    refusing: usage.full,
+                };
+                self.probes.set_disk(disk, now);
+                self.report(DeviceCondition::StorageFailing, usage.failing);
+                self.report(DeviceCondition::AlertsUndelivered, outbox.n_stale > 0);
+                (self.usage, self.outbox) = (Some(usage), outbox);
+            }
+            // The reading ages, and an aged reading is a silent probe.
+            _ => self.report(DeviceCondition::StorageFailing, true),
+        }
+    }
+
+    fn feed_watchdog(&mut self, now: Monotonic) {
+        match self.notifier.watch(&self.progress, now) {
+            Ok(stalled) => {
+                for stall in stalled.iter().filter(|s| !self.stalled.iter().any(|known| known.name == s.name)) {
+                    self.journal.record(&HealthEvent::ProgressStalled(*stall));
+                }
+                if stalled.is_empty() && !self.stalled.is_empty() {
+                    self.journal.record(&HealthEvent::ProgressResumed);
+                }
+                self.report(DeviceCondition::InferenceStuck, stalled.iter().any(|s| s.name == "pipeline"));
+                self.stalled = stalled;
+            }
+            Err(error) => self.journal.record(&HealthEvent::NotifyFailed(error.to_string())),
+        }
+    }
+
+    /// Tells systemd that the service is up.
+    pub(super) fn tell_ready(&self, status: &str) {
+        if let Err(error) = self.notifier.ready(status) {
+            self.journal.record(&HealthEvent::NotifyFailed(error.to_string()));
+        }
+    }
+
+    /// Tells systemd that the service goes down.
+    pub(super) fn tell_stopping(&self) {
+        if let Err(error) = self.notifier.stopping() {
+            self.journal.record(&HealthEvent::NotifyFailed(error.to_string()));
+        }
+    }
+
+    /// The conditions at the last look.
+    pub(super) fn conditions(&self) -> &[DeviceCondition] {
+        &self.conditions
+    }
+
+    /// The probes' latest readings.
+    pub(super) fn probes(&self) -> Probes {
+        self.probes.probes()
+    }
+
+    /// The store's figures at the last look.
+    pub(super) fn usage(&self) -> Option<&Usage> {
+        self.usage.as_ref()
+    }
+
+    /// Notices that wait, and since when, s.
+    pub(super) fn outbox_waiting(&self) -> (u64, Option<u64>) {
+        let age = |at: crate::domain::WallTime| u64::try_from((wall_now().0 - at.0) / 1000).unwrap_or(0);
+        (self.outbox.n_waiting, self.outbox.oldest_waiting_at.map(age))
+    }
+}
