@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Triage every visible real study and print a table: roles found, verdict, time, peak memory. Reads $SCANSIDE_SHARED_DATA, else ../shared/data.
+
+    tests/system/real_studies.py [--only NAME]
+
+Volumes that lie there as NIfTI or NRRD are first written as DICOM studies by the tool beside the data. Nothing of it is committed.
+"""
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+from appliance import ROOT, program
+
+SHARED = pathlib.Path(os.environ.get("SCANSIDE_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+def volumes():
+    brain = SHARED / "brain"
+    for case in sorted((brain / "brats2013").glob("brats_*")):
+        yield case.name, {"t1_post": case / "T1c_subtrMeanDivStd.nii.gz", "flair": case / "Flair_subtrMeanDivStd.nii.gz"}, []
+        yield case.name + " t1 only", {"t1_post": case / "T1c_subtrMeanDivStd.nii.gz"}, ["--vendor", "ge"]
+        yield case.name + " 5 mm", {"t1_post": case / "T1c_subtrMeanDivStd.nii.gz", "flair": case / "Flair_subtrMeanDivStd.nii.gz"}, ["--slice-mm", "5", "--vendor", "philips"]
+    yield "brain1", {"t1_post": brain / "pyradiomics_brain1" / "brain1_image.nrrd"}, []
+    for patient in ("patient01", "patient12"):
+        folder = brain / "ms_native" / patient
+        roles = {"flair": folder / "study1_FLAIR.nii.gz", "t1_pre": folder / "study1_T1W.nii.gz", "t2": folder / "study1_T2W.nii.gz"}
+        yield "ms " + patient, roles, []
+        yield "ms " + patient + " (T1 as if post)", {"t1_post": roles["t1_pre"], "flair": roles["flair"]}, []
+    isles = brain / "isles0001" / "data"
+    yield "isles", {"dwi": isles / "sub-strokecase0001_ses-0001_dwi.nii.gz", "adc": isles / "sub-strokecase0001_ses-0001_adc.nii.gz"}, []
+    yield "py_synthsr", {"flair": brain / "py_synthsr" / "FLAIR.nii.gz"}, []
+    yield "failed skull strip", {"t1_post": brain / "failed_skull_strip" / "t1c.nii.gz", "flair": brain / "failed_skull_strip" / "t2f.nii.gz"}, []
+
+
+def run(name, path):
+    begin = time.time()
+    process = subprocess.Popen([program(), "triage", str(path), "--json"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    out, err = process.communicate()
+    took = time.time() - begin
+    rows = []
+    for line in out.splitlines():
+        v = json.loads(line)
+        roles = ", ".join(f"{s['role']}{'*' if s['used'] else ''}" for s in v["series"])
+        what = v["verdict"] + (f" ({v['urgency']})" if v["urgency"] else "")
+        score = "" if v["score"] is None else f"{v['score']:.2f}"
+        ml = f"{v['findings'][0]['volume_ml']:.1f} ml" if v["findings"] else ""
+        why = v["reasons"][0]["code"]
+        rows.append(f"| {name} | {roles} | {what} | {score} | {ml} | {why} | {v['timing_ms']['prepare']} + {v['timing_ms']['infer']} |")
+    if not rows:
+        rows.append(f"| {name} | - | exit {process.returncode} | | | {err.strip().splitlines()[-1][:120] if err.strip() else ''} | |")
+    return rows, took
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only")
+    args = parser.parse_args()
+    if not SHARED.is_dir():
+        print(f"SKIP: {SHARED} is not there")
+        return
+    tool = SHARED.parent / "tools" / "nifti_to_dicom.py"
+    print("| study | roles (* used) | verdict | score | first finding | first reason | prepare + infer, ms |\n| --- | --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, roles, options in volumes():
+            if args.only and args.only not in name:
+                continue
+            out = pathlib.Path(folder) / name.replace(" ", "_")
+            subprocess.run([sys.executable, str(tool), "--out", str(out), "--patient", name.replace(" ", "_"), *options, *[f"{k}={v}" for k, v in roles.items()]],
+                           check=True, stdout=subprocess.DEVNULL)
+            print("\n".join(run(name, out)[0]), flush=True)
+    dicom = SHARED / "dicom"
+    for case in sorted(p for p in dicom.iterdir() if p.is_dir()):
+        if args.only and args.only not in case.name:
+            continue
+        print("\n".join(run(case.name, case)[0]), flush=True)
+    print(f"peak memory of one process: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MB (the largest child, Python included)")
+
+
+if __name__ == "__main__":
+    main()
