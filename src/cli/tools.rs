@@ -48,7 +48,7 @@ pub fn send(paths: &[PathBuf], to: &str, aet: &str, aec: &str) -> Outcome {
     match runtime.block_on(store_scu::send(paths, to, &calling, &called, &StoreOptions::default())) {
         Ok(report) => {
             for file in report.files.iter().filter(|file| !matches!(file.outcome, FileOutcome::Stored { .. })) {
-                complain(format!("{}: {}", file.path.display(), file.outcome));
+                complain(format!("{}: {}", file.path.display(), in_words(&file.outcome)));
             }
             say(format!("{} of {} files stored by {called} at {to}", report.n_stored(), report.files.len()));
             if report.all_stored() { Outcome::Done } else { Outcome::Failed }
@@ -61,6 +61,18 @@ pub fn send(paths: &[PathBuf], to: &str, aet: &str, aec: &str) -> Outcome {
             complain(error.to_string());
             Outcome::Failed
         }
+    }
+}
+
+fn in_words(outcome: &FileOutcome) -> String {
+    match outcome {
+        FileOutcome::Stored { status } => format!("stored (status 0x{status:04X})"),
+        FileOutcome::Refused { status, meaning } => format!("refused with status 0x{status:04X}: {meaning}"),
+        FileOutcome::NotAccepted { sop_class_uid, transfer_syntax_uid } => {
+            format!("the peer takes no {sop_class_uid} in transfer syntax {transfer_syntax_uid}")
+        }
+        FileOutcome::NotDicom { reason } => format!("not sent, it is no readable DICOM file: {reason}"),
+        FileOutcome::NotSent { reason } => format!("not sent: {reason}"),
     }
 }
 

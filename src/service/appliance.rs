@@ -232,10 +232,7 @@ async fn load_pipeline(config: &Config, options: &ServiceOptions, journal: &Jour
 }
 
 /// The pipeline's own thread: one study at a time.
-fn start_pipeline(
-    pipeline: Pipeline,
-    verdicts: mpsc::Sender<(Study, Verdict)>,
-) -> Result<mpsc::Sender<Study>, ServiceError> {
+fn start_pipeline(pipeline: Pipeline, verdicts: mpsc::Sender<(Study, Verdict)>) -> Result<mpsc::Sender<Study>, ServiceError> {
     let (to_pipeline, mut studies) = mpsc::channel::<Study>(1);
     std::thread::Builder::new()
         .name("pipeline".into())

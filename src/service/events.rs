@@ -87,7 +87,9 @@ impl Event for ServiceReport {
             Self::ConductorWasSilent { silent_ms } => format!("the lamp showed fault: the service was silent for {silent_ms} ms"),
             Self::ModelRefused { error } => format!("the model cannot serve: {error}"),
             Self::ReplaySkipped { error } => format!("a stored instance could not be read back: {error}"),
-            Self::StudiesReplayed { n_instances } => format!("{n_instances} stored instances without a verdict were taken up again"),
+            Self::StudiesReplayed { n_instances } => {
+                format!("{n_instances} stored instances without a verdict were taken up again")
+            }
             Self::ServiceStarted { addresses } => format!("listening on {addresses}"),
             Self::ServiceStopped => "stopped in order".into(),
         }

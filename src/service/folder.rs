@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::assemble::classify_study;
 use crate::domain::{ClosedBecause, Monotonic, OpenStudy, StoredInstance, Study, Uid, WallTime};
-use crate::spool::StoredInstanceRecord;
 use crate::receive::header_scan::{ScanError, ScanLimits, scan_part10};
+use crate::spool::StoredInstanceRecord;
 
 /// Deepest folder below a path that is given.
 const DEPTH_MAX: usize = 32;

@@ -7,10 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::domain::{
-    ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime,
-};
-use crate::infer::{EngineError, InferencePool, ModelPackage, PoolOptions, PackageError, TractEngine};
+use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
+use crate::infer::{EngineError, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
 use crate::prepare::{PrepareLimits, prepare};
 use crate::triage::{Assessed, TriageInput, decide};
 

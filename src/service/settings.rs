@@ -62,7 +62,8 @@ pub(super) fn fixed_status(
     (dicom, web): (SocketAddr, SocketAddr),
 ) -> StatusSnapshot {
     let mut addresses = vec![named("DICOM", dicom.to_string()), named("web page", format!("http://{web}/"))];
-    addresses.extend(config.alerts.webhook.iter().enumerate().map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
+    addresses
+        .extend(config.alerts.webhook.iter().enumerate().map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
     StatusSnapshot {
         ae_title: config.dicom.ae_title.to_string(),
         board: format!("{}: {}", profile.name, profile.description),

@@ -66,7 +66,12 @@ impl StatusTeller {
             .iter()
             .map(|(uid, n, since)| item(uid, *n, Stage::Inferring, now.since_ms(*since)))
             .chain(waiting.iter().take(20).map(|study| {
-                item(study.study_instance_uid(), study.n_instances() as u64, Stage::Waiting, now.since_ms(study.last_instance_at()))
+                item(
+                    study.study_instance_uid(),
+                    study.n_instances() as u64,
+                    Stage::Waiting,
+                    now.since_ms(study.last_instance_at()),
+                )
             }))
             .collect();
         // Ages move all the time: they are no reason to publish by themselves.

@@ -49,11 +49,7 @@ impl Vitals {
         }
         Ok(Self {
             probes: ProbeThread::start(monotonic_now, PROBE_PERIOD)?,
-            limits: HealthLimits::new(
-                board.temperature_warn_c,
-                board.memory_available_bytes_min,
-                board.memory_process_bytes_max,
-            ),
+            limits: HealthLimits::new(board.temperature_warn_c, board.memory_available_bytes_min, board.memory_process_bytes_max),
             journal,
             reported: BTreeSet::new(),
             conditions: Vec::new(),
