@@ -24,5 +24,7 @@ pub use model::{InputChannel, ModelIdentity, ModelSpec, Normalisation, Operating
 pub use role::Role;
 pub use study::{ClosedBecause, OpenStudy, Series, Study};
 pub use time::{Monotonic, WallTime};
-pub use verdict::{Finding, QualityNote, Reason, ReasonCode, SeriesUse, Severity, TimingMs, Urgency, Verdict, VerdictKind};
+pub use verdict::{
+    Finding, QualityNote, Reason, ReasonCode, Refusal, SeriesUse, Severity, TimingMs, Urgency, Verdict, VerdictKind,
+};
 pub use volume::{Grid, PreparedStudy, Volume};

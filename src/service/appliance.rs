@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::conductor::{Conductor, Inlets};
 use super::events::ServiceReport;
@@ -20,7 +20,7 @@ use super::{ServiceError, ServiceOptions, monotonic_now, settings, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
-use crate::deliver::Deliverer;
+use crate::deliver::{Channel, Deliverer, Secret, Webhook};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
 use crate::journal::Journal;
 use crate::receive;
@@ -53,6 +53,7 @@ pub struct Service {
     board_notices: mpsc::Receiver<BoardNotice>,
     dicom: TcpListener,
     web: TcpListener,
+    channels: Vec<Arc<dyn Channel>>,
     addresses: (SocketAddr, SocketAddr),
 }
 
@@ -63,6 +64,7 @@ impl Service {
     /// [`ServiceError`] names what is wrong. An unusable model is no error here: the box receives and shows fault.
     pub async fn bind(config: Config, options: ServiceOptions) -> Result<Self, ServiceError> {
         let journal = Journal::new(wall_now);
+        let channels = channels(&config)?;
         let profile = BoardProfile::load(&config.board.profile, config.board.profiles_dir.as_deref())
             .map_err(|error| ServiceError::Configuration(error.to_string()))?;
         let (notices, board_notices) = mpsc::channel(BOARD_NOTICES_MAX);
@@ -76,7 +78,7 @@ impl Service {
         let bound = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
         let addresses = (bound(&dicom, config.dicom.listen), bound(&web, config.web.listen));
         let pipeline = load_pipeline(&config, &options, &journal).await;
-        Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, addresses })
+        Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses })
     }
 
     /// Where DICOM is listened for.
@@ -96,7 +98,8 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when a room could not be started.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServiceError> {
-        let Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, addresses } = self;
+        let Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses } =
+            self;
         let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000;
         let mut vitals = Vitals::start(&profile.limits, pipeline_ms_max, journal.clone())
             .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
@@ -107,7 +110,6 @@ impl Service {
         let (to_conductor, receive) = mpsc::channel(RECEIVE_NOTICES_MAX);
         let (verdicts, assessed) = mpsc::channel(VERDICTS_MAX);
         let (commands, web_commands) = mpsc::channel(COMMANDS_MAX);
-        let wake_deliverer = Arc::new(Notify::new());
         let overloaded = Arc::new(AtomicBool::new(false));
         let store: Arc<dyn Store> = Arc::new(spool.clone());
 
@@ -130,9 +132,9 @@ impl Service {
             clock: wall_now,
         };
         let serving = tokio::spawn(web::serve(web, web_state, shutdown.clone()));
-        let deliverer = Deliverer::new(store, &config.alerts, journal.clone(), wall_now)
-            .map_err(|error| ServiceError::Configuration(error.to_string()))?;
-        let delivering = tokio::spawn(deliverer.run(Arc::clone(&wake_deliverer), shutdown.clone()));
+        let deliverer = Deliverer::new(store, channels, journal.clone(), wall_now, config.alerts.undelivered_s_max);
+        let (waker, delivery) = (deliverer.waker(), deliverer.health());
+        let delivering = tokio::spawn(deliverer.run(shutdown.clone()));
 
         let mut conductor = Conductor {
             assembler: Assembler::new(settings::assemble(&config, roles)),
@@ -145,7 +147,8 @@ impl Service {
             in_work: None,
             overloaded,
             webhooks: config.alerts.webhook.clone(),
-            wake_deliverer,
+            waker,
+            delivery,
             vitals,
             n_associations: 0,
             is_working: false,
@@ -204,6 +207,19 @@ impl Conductor {
         self.teller.ready();
         self.vitals.tell_ready(addresses);
     }
+}
+
+/// The ways out of the box that the configuration names, in its order.
+fn channels(config: &Config) -> Result<Vec<Arc<dyn Channel>>, ServiceError> {
+    let fault = |error: &dyn std::error::Error| ServiceError::Configuration(format!("alerts.webhook: {error}"));
+    let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
+    for (number, hook) in config.alerts.webhook.iter().enumerate() {
+        let secret = Secret::read(&hook.secret_file).map_err(|error| fault(&error))?;
+        let timeout = Duration::from_secs(hook.timeout_s);
+        let webhook = Webhook::try_new(&settings::channel_name(number), hook.url.as_str(), secret, timeout);
+        channels.push(Arc::new(webhook.map_err(|error| fault(&error))?));
+    }
+    Ok(channels)
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ServiceError> {

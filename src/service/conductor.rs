@@ -8,17 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use sha2::{Digest, Sha256};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::block_in_place;
 
 use super::folder::stored_instance;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceEvent, monotonic_now, wall_now};
+use super::{ServiceEvent, monotonic_now, settings, wall_now};
 use crate::assemble::{AssembleAction, AssembleEvent, Assembler};
 use crate::board::{BoardNotice, LampHandle};
 use crate::config::WebhookConfig;
-use crate::deliver::{verdict_json, webhook};
+use crate::deliver::{DeliverWaker, DeliveryHealth, verdict_json};
 use crate::domain::{DeviceCondition, Lamp, Monotonic, StoredInstance, Study, Uid, Verdict};
 use crate::journal::Journal;
 use crate::receive::ReceiveNotice;
@@ -56,7 +57,8 @@ pub(super) struct Conductor {
     pub(super) in_work: Option<(Uid, u64, Monotonic)>,
     pub(super) overloaded: Arc<AtomicBool>,
     pub(super) webhooks: Vec<WebhookConfig>,
-    pub(super) wake_deliverer: Arc<Notify>,
+    pub(super) waker: DeliverWaker,
+    pub(super) delivery: watch::Receiver<DeliveryHealth>,
     pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
@@ -184,7 +186,7 @@ impl Conductor {
         match block_in_place(|| self.record(study, verdict)) {
             Ok(verdict) => {
                 self.set_condition(DeviceCondition::StorageFailing, false);
-                self.wake_deliverer.notify_one();
+                self.waker.wake();
                 self.teller.studies_changed();
                 let signal = study_signal(&verdict);
                 let _ = self.events.send(ServiceEvent::VerdictReached(Box::new(verdict)));
@@ -224,7 +226,7 @@ impl Conductor {
             .iter()
             .enumerate()
             .filter(|(_, hook)| hook.on.contains(&verdict.kind))
-            .map(|(number, hook)| webhook::notice(number, hook.include_accession_number, &verdict))
+            .map(|(number, hook)| notice(number, hook, &verdict))
             .collect();
         self.spool.record_verdict(&record, &notices)?;
         Ok(verdict)
@@ -311,6 +313,8 @@ impl Conductor {
         for uid in self.spool.take_evicted() {
             self.on_assemble(AssembleEvent::StudyForgotten { study_instance_uid: uid });
         }
+        let undelivered = self.delivery.borrow_and_update().undelivered;
+        self.set_condition(DeviceCondition::AlertsUndelivered, undelivered);
         let changed = block_in_place(|| self.vitals.look(&self.spool, self.teller.lamp_view()));
         if let Some(conditions) = changed {
             self.on_signal(SignalEvent::ConditionsChanged(conditions));
@@ -326,6 +330,15 @@ impl Conductor {
             self.on_signal(if working { SignalEvent::WorkStarted } else { SignalEvent::WorkEnded });
         }
     }
+}
+
+/// The message to one receiver. Its key is the digest of what it says, so a repetition carries the same key and the next verdict another.
+fn notice(number: usize, hook: &WebhookConfig, verdict: &Verdict) -> Notice {
+    let channel = settings::channel_name(number);
+    let body = verdict_json::to_alert_json(verdict, hook.include_accession_number);
+    let digest = Sha256::digest([channel.as_bytes(), b"|", body.as_bytes()].concat());
+    let idempotency_key = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    Notice { channel, idempotency_key, body }
 }
 
 fn study_signal(verdict: &Verdict) -> StudySignal {

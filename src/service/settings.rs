@@ -12,6 +12,11 @@ use crate::web::{ModelStatus, NamedText, StatusSnapshot, VersionInfo};
 
 const MIB: u64 = 1 << 20;
 
+/// Name of a webhook in the outbox.
+pub(super) fn channel_name(number: usize) -> String {
+    format!("webhook:{number}")
+}
+
 /// Options of the spool.
 pub(super) fn spool(config: &Config) -> SpoolOptions {
     SpoolOptions {

@@ -116,7 +116,6 @@ impl Vitals {
                 };
                 self.probes.set_disk(disk, now);
                 self.report(DeviceCondition::StorageFailing, usage.failing);
-                self.report(DeviceCondition::AlertsUndelivered, outbox.n_stale > 0);
                 (self.usage, self.outbox) = (Some(usage), outbox);
             }
             // The reading ages, and an aged reading is a silent probe.

@@ -109,7 +109,7 @@ def test_orthanc_forwards_to_us():
 
 
 def test_dead_webhook_receiver_gets_its_alert_once_it_is_back():
-    hook = Hook(b"k")
+    hook = Hook(b"another system test secret")
     hook.refuse = True
     with tempfile.TemporaryDirectory() as folder, Appliance(hook) as box:
         files = synthetic_studies(folder)
