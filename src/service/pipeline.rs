@@ -7,8 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::monotonic_now;
 use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
-use crate::infer::{EngineError, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
+use crate::infer::{EngineError, EngineOptions, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
 use crate::prepare::{PrepareLimits, prepare};
 use crate::triage::{Assessed, TriageInput, decide};
 
@@ -48,7 +49,7 @@ impl Pipeline {
     /// [`PipelineError`] names the file or the case.
     pub fn load(options: &PipelineOptions) -> Result<Self, PipelineError> {
         let package = ModelPackage::load(&options.model_dir)?;
-        let mut engine = TractEngine::new(&package, options.n_threads)?;
+        let mut engine = TractEngine::new(&package, EngineOptions { threads: options.n_threads, clock: uptime })?;
         engine.self_test(&package)?;
         let pool_options = PoolOptions { budget: Duration::from_secs(options.infer_budget_s), ..PoolOptions::default() };
         let pool = InferencePool::start(Box::new(engine), pool_options)?;
@@ -110,6 +111,12 @@ impl Pipeline {
 fn internal_fault(stage: &str) -> Refusal {
     let text = format!("The stage '{stage}' failed on this study; the images are kept. Report it with the log of this time.");
     Refusal { reasons: vec![Reason::new(ReasonCode::InternalFault, text)], ..Refusal::default() }
+}
+
+/// Time since the process first asked, for the engine's deadlines and benches.
+#[must_use]
+pub fn uptime() -> Duration {
+    Duration::from_millis(monotonic_now().0)
 }
 
 fn ms_since(begin: Instant) -> u64 {
