@@ -121,7 +121,10 @@ impl Conductor {
                     self.set_condition(condition, true);
                 }
             }
-            ReceiveNotice::InstanceConflict { .. } => {}
+            // A repeated instance changes nothing, but a study that waits for its end has given a sign of life.
+            ReceiveNotice::InstanceRepeated(instance) => self.on_stored(Arc::new(*instance)),
+            // The evidence is kept and journalled by the spool; it never replaces the first.
+            ReceiveNotice::InstanceConflict { .. } => self.teller.studies_changed(),
         }
     }
 
@@ -129,8 +132,9 @@ impl Conductor {
     fn on_stored(&mut self, instance: Arc<StoredInstance>) {
         let uid = instance.header.study_instance_uid.clone();
         if !self.assembler.knows(&uid) {
-            for earlier in block_in_place(|| earlier_instances(&self.spool, &uid, &instance)) {
-                self.on_assemble(AssembleEvent::InstanceStored(Arc::new(earlier)));
+            let instances = block_in_place(|| earlier_instances(&self.spool, &uid, &instance));
+            if !instances.is_empty() {
+                self.on_assemble(AssembleEvent::StudyReloaded { instances });
             }
         }
         self.on_assemble(AssembleEvent::InstanceStored(instance));
@@ -144,6 +148,7 @@ impl Conductor {
                     // The verdict that is on its way will be superseded; a waiting close is replaced by the next one.
                     self.backlog.retain(|study| study.study_instance_uid() != &study_instance_uid);
                 }
+                AssembleAction::Noted(note) => self.journal.record(&super::events::AssembleReport(note)),
             }
         }
     }
@@ -346,7 +351,7 @@ fn study_signal(verdict: &Verdict) -> StudySignal {
 }
 
 /// What the spool holds of a study beside the instance that just came.
-fn earlier_instances(spool: &Spool, uid: &Uid, new: &StoredInstance) -> Vec<StoredInstance> {
+fn earlier_instances(spool: &Spool, uid: &Uid, new: &StoredInstance) -> Vec<Arc<StoredInstance>> {
     let has_past = matches!(spool.study(uid), Ok(Some(detail)) if detail.summary.n_instances > 1);
     if !has_past {
         return Vec::new();
@@ -355,6 +360,6 @@ fn earlier_instances(spool: &Spool, uid: &Uid, new: &StoredInstance) -> Vec<Stor
     records
         .into_iter()
         .filter(|r| &r.study_instance_uid == uid && r.sop_instance_uid != new.header.sop_instance_uid)
-        .filter_map(|record| stored_instance(&record, new.stored_at).ok())
+        .filter_map(|record| stored_instance(&record, new.stored_at).ok().map(Arc::new))
         .collect()
 }

@@ -1,5 +1,6 @@
 //! What the service itself reports to the journal: failures between the rooms. Variant in -> name, level, sentence.
 
+use crate::assemble::AssembleNote;
 use crate::journal::{Event, Level};
 
 /// A failure that the conductor saw.
@@ -93,5 +94,27 @@ impl Event for ServiceReport {
             Self::ServiceStarted { addresses } => format!("listening on {addresses}"),
             Self::ServiceStopped => "stopped in order".into(),
         }
+    }
+}
+
+/// What the assembler wants noted.
+#[derive(Clone, Debug)]
+pub struct AssembleReport(pub AssembleNote);
+
+impl Event for AssembleReport {
+    fn room(&self) -> &'static str {
+        "assemble"
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn level(&self) -> Level {
+        Level::Warn
+    }
+
+    fn text(&self) -> String {
+        self.0.to_string()
     }
 }

@@ -79,7 +79,7 @@ pub fn read_studies(paths: &[PathBuf]) -> Result<FolderReport, FolderError> {
             Err(message) => report.unreadable.push((path, message)),
         }
     }
-    report.studies = open.values().map(|study| study.close(ClosedBecause::AllFilesRead, classify_study)).collect();
+    report.studies = open.values().map(|study| study.close_with(ClosedBecause::AllFilesRead, classify_study)).collect();
     Ok(report)
 }
 

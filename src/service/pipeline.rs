@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::monotonic_now;
@@ -39,7 +40,6 @@ pub enum PipelineError {
 pub struct Pipeline {
     spec: ModelSpec,
     pool: InferencePool,
-    limits: PrepareLimits,
 }
 
 impl Pipeline {
@@ -53,7 +53,7 @@ impl Pipeline {
         engine.self_test(&package)?;
         let pool_options = PoolOptions { budget: Duration::from_secs(options.infer_budget_s), ..PoolOptions::default() };
         let pool = InferencePool::start(Box::new(engine), pool_options)?;
-        Ok(Self { spec: package.spec, pool, limits: PrepareLimits::default() })
+        Ok(Self { spec: package.spec, pool })
     }
 
     /// What the model says about itself.
@@ -73,7 +73,8 @@ impl Pipeline {
     pub fn assess(&self, study: &Study, decided_at: WallTime) -> Verdict {
         let begin = Instant::now();
         let mut timing = TimingMs::default();
-        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &self.limits)))
+        let limits = PrepareLimits { elapsed_ms: Arc::new(move || ms_since(begin)), ..PrepareLimits::default() };
+        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &limits)))
             .unwrap_or_else(|_| Err(internal_fault("prepare")));
         timing.prepare = ms_since(begin);
         let outcome = prepared.and_then(|prepared| self.infer(prepared, &mut timing));

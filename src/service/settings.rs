@@ -6,7 +6,7 @@ use crate::assemble::AssembleOptions;
 use crate::board::BoardProfile;
 use crate::config::Config;
 use crate::domain::{InputChannel, ModelSpec};
-use crate::receive::ReceiveOptions;
+use crate::receive::{PeerNet, ReceiveOptions};
 use crate::spool::SpoolOptions;
 use crate::web::{ModelStatus, NamedText, StatusSnapshot, VersionInfo};
 
@@ -33,17 +33,22 @@ pub(super) fn receive(config: &Config) -> ReceiveOptions {
         listen: dicom.listen,
         ae_title: dicom.ae_title.clone(),
         calling_ae_titles_allowed: dicom.calling_ae_titles.clone(),
-        peers_allowed: dicom.peers.iter().map(|range| (range.address(), range.prefix_bits())).collect(),
+        peers_allowed: dicom.peers.iter().filter_map(|range| PeerNet::try_new(range.address(), range.prefix_bits())).collect(),
         called_ae_title_checked: dicom.check_called_ae_title,
         associations_max: dicom.associations_max,
         associations_per_peer_max: dicom.associations_per_peer_max,
         pdu_length_max: dicom.pdu_length_max,
         instance_bytes_max: dicom.instance_mib_max * MIB,
-        association_request_timeout_s: dicom.request_timeout_s,
-        idle_timeout_s: dicom.idle_timeout_s,
-        association_s_max: dicom.association_s_max,
+        association_request_timeout_s: seconds(dicom.request_timeout_s),
+        idle_timeout_s: seconds(dicom.idle_timeout_s),
+        association_s_max: seconds(dicom.association_s_max),
         sop_classes_extra: dicom.sop_classes_extra.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// The configuration bounds its seconds far below this.
+fn seconds(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 /// Options of the assembler; `roles` are the model's input channels.
