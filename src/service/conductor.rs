@@ -121,8 +121,13 @@ impl Conductor {
                     self.set_condition(condition, true);
                 }
             }
-            // A repeated instance changes nothing, but a study that waits for its end has given a sign of life.
-            ReceiveNotice::InstanceRepeated(instance) => self.on_stored(Arc::new(*instance)),
+            // A repeated instance changes nothing, but an open study has given a sign of life. A study that the assembler no longer
+            // knows has its verdict, which has seen this instance.
+            ReceiveNotice::InstanceRepeated(instance) => {
+                if self.assembler.knows(&instance.header.study_instance_uid) {
+                    self.on_assemble(AssembleEvent::InstanceStored(Arc::new(*instance)));
+                }
+            }
             // The evidence is kept and journalled by the spool; it never replaces the first.
             ReceiveNotice::InstanceConflict { .. } => self.teller.studies_changed(),
         }
