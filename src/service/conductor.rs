@@ -76,6 +76,7 @@ impl Conductor {
             tokio::select! {
                 changed = inlets.shutdown.changed() => {
                     if changed.is_err() || *inlets.shutdown.borrow() {
+                        self.vitals.tell_stopping();
                         return;
                     }
                 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::spool::{FullBecause, IncomingInstance, InstanceSink, Spool, SpoolError};
 
 /// The spool behind a gate.
-pub struct GatedSink {
+pub(super) struct GatedSink {
     spool: Spool,
     overloaded: Arc<AtomicBool>,
 }
@@ -15,7 +15,7 @@ pub struct GatedSink {
 impl GatedSink {
     /// A gate that closes while `overloaded` is set.
     #[must_use]
-    pub fn new(spool: Spool, overloaded: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(spool: Spool, overloaded: Arc<AtomicBool>) -> Self {
         Self { spool, overloaded }
     }
 }

@@ -7,7 +7,7 @@ use super::{monotonic_now, wall_now};
 use crate::board::LampView;
 use crate::domain::{DeviceState, Lamp, Monotonic, Study, Uid};
 use crate::health::Reading;
-use crate::web::{Lights, NamedText, Probe, Stage, StatusSnapshot, WorkItem};
+use crate::web::{Lights, Probe, Stage, StatusSnapshot, WorkItem};
 
 /// A reading older than this is shown as stale, ms.
 const STALE_MS: u64 = 10_000;

@@ -13,6 +13,8 @@ pub enum FullBecause {
     FreeSpace,
     /// The file system has hardly any file entries (inodes) left.
     FileEntries,
+    /// Too many studies wait for the model.
+    Backlog,
 }
 
 impl FullBecause {
@@ -23,6 +25,7 @@ impl FullBecause {
                 "its byte budget is used up and no study may be evicted yet; deliver waiting alerts or raise spool.bytes_max"
             }
             Self::FreeSpace => "the disk has less than spool.free_bytes_min free; free space on the disk of the state folder",
+            Self::Backlog => "too many studies wait for the model; they are worked off, send again later",
             Self::FileEntries => "the disk has no file entries (inodes) left; free some on the disk of the state folder",
         }
     }

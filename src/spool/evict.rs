@@ -8,11 +8,20 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
+use super::budget::BLOCK_BYTES;
 use super::error::SpoolError;
-use super::index::{count_at, uid_at};
+use super::index::{count_at, to_column, uid_at};
 use super::layout::Layout;
 use super::schema::sql;
 use crate::domain::{Uid, WallTime};
+
+/// A study that nobody needs any more, as a condition on `studies s`.
+macro_rules! evictable {
+    () => {
+        "s.n_instances > 0 AND s.verdict_number IS NOT NULL AND s.n_covered >= s.n_instances \
+         AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.study_id = s.id AND o.delivered_at IS NULL)"
+    };
+}
 
 /// An evicted study.
 pub(super) struct Evicted {
@@ -40,12 +49,11 @@ pub(super) fn oldest(writer: &mut Connection, now: WallTime) -> Result<Option<Ev
     let doing = "evicting a study";
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql(doing))?;
     let found = transaction
-        .prepare_cached(
-            "SELECT s.id, s.study_instance_uid FROM studies s \
-             WHERE s.n_instances > 0 AND s.verdict_number IS NOT NULL AND s.n_covered >= s.n_instances \
-             AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.study_id = s.id AND o.delivered_at IS NULL) \
-             ORDER BY s.last_number LIMIT 1",
-        )
+        .prepare_cached(concat!(
+            "SELECT s.id, s.study_instance_uid FROM studies s WHERE ",
+            evictable!(),
+            " ORDER BY s.last_number LIMIT 1"
+        ))
         .and_then(|mut find| find.query_row([], |row| Ok((row.get::<_, i64>(0)?, uid_at(row, 1)?))).optional())
         .map_err(sql(doing))?;
     let Some((study_id, study_instance_uid)) = found else { return Ok(None) };
@@ -65,4 +73,15 @@ pub(super) fn oldest(writer: &mut Connection, now: WallTime) -> Result<Option<Ev
         .map_err(sql(doing))?;
     transaction.commit().map_err(sql(doing))?;
     Ok(Some(Evicted { study_instance_uid, instances, conflicts }))
+}
+
+/// What eviction could free at most, whole blocks.
+pub(super) fn evictable_bytes(reader: &Connection) -> Result<u64, SpoolError> {
+    reader
+        .prepare_cached(concat!(
+            "SELECT coalesce(sum((i.n_bytes + ?1 - 1) / ?1 * ?1), 0) FROM instances i JOIN studies s ON s.id = i.study_id WHERE ",
+            evictable!()
+        ))
+        .and_then(|mut find| find.query_row([to_column(BLOCK_BYTES)], |row| count_at(row, 0)))
+        .map_err(sql("adding up what may be evicted"))
 }

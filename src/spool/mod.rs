@@ -193,11 +193,14 @@ impl Store for Spool {
     fn usage(&self) -> Result<Usage, SpoolError> {
         let shared = &self.inner.shared;
         let space = shared.disk.space(shared.layout.root()).map_err(SpoolError::failing("asking for free space"))?;
-        let (n_instances, n_studies) = queries::counts(&shared.reader())?;
+        let reader = shared.reader();
+        let (n_instances, n_studies) = queries::counts(&reader)?;
+        let bytes_evictable = evict::evictable_bytes(&reader)?;
+        drop(reader);
         let (full, failing) = shared.health();
         let SpoolOptions { bytes_max, free_bytes_min, .. } = shared.options;
         let (bytes, free_bytes) = (shared.budget.bytes(), space.free_bytes);
-        Ok(Usage { bytes, bytes_max, free_bytes, free_bytes_min, n_instances, n_studies, full, failing })
+        Ok(Usage { bytes, bytes_evictable, bytes_max, free_bytes, free_bytes_min, n_instances, n_studies, full, failing })
     }
 
     fn take_evicted(&self) -> Vec<Uid> {

@@ -268,6 +268,8 @@ pub struct StudyDetail {
 pub struct Usage {
     /// What instance files take, whole 4 KiB blocks, those still arriving included.
     pub bytes: u64,
+    /// Of these, what eviction could free at once, whole blocks.
+    pub bytes_evictable: u64,
     /// The budget.
     pub bytes_max: u64,
     /// Bytes free on the file system.
