@@ -242,6 +242,21 @@ fn a_file_that_is_no_network_costs_an_error_and_no_panic() {
 }
 
 #[test]
+fn a_network_that_would_not_run_in_integers_here_is_refused_by_the_name_of_its_node() {
+    let refuse =
+        |path: &Path| TractEngine::new(&with_network(&std::fs::read(path).expect("reads")), options(1)).err().expect("refused");
+    for (file, node, what) in
+        [("pooled.onnx", "node p", "MaxPool"), ("per-channel.onnx", "convolution y", "one scale per channel")]
+    {
+        let error = refuse(&tiny_dir().join(file));
+        assert!(matches!(error, EngineError::Unsupported(_)), "{error}");
+        assert!(error.to_string().contains(node) && error.to_string().contains(what), "{error}");
+    }
+    let twin = refuse(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/cns-mri/model.qdq.onnx"));
+    assert!(matches!(twin, EngineError::WrongShape(_)), "a QDQ file would run as float: {twin}");
+}
+
+#[test]
 fn a_golden_that_differs_in_one_bit_fails_the_self_test_by_name() {
     let mut package = ModelPackage::load(&tiny_dir()).expect("a package");
     let mut engine = TractEngine::new(&package, options(1)).expect("loads");

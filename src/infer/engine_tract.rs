@@ -7,8 +7,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tract_onnx::prelude::*;
@@ -19,66 +18,16 @@ use tract_onnx::tract_core::ops::nn::resize::NearestUpsample;
 
 use crate::domain::{Findings, ModelSpec, PreparedStudy, Quantisation};
 
+use super::control::{Control, EngineOptions, LayerTime};
 use super::engine::{Cancel, Engine, EngineError};
 use super::package::ModelPackage;
 use super::qconv::{ConvSpec, QConv};
-
-/// How an engine runs.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineOptions {
-    /// Threads inside a convolution.
-    pub threads: usize,
-    /// Time since some fixed moment; never goes back.
-    pub clock: fn() -> Duration,
-}
-
-/// How long one operator took.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LayerTime {
-    /// Its name in the network.
-    pub name: String,
-    /// Median over the runs.
-    pub median: Duration,
-}
 
 /// tract with our own integer operators.
 pub struct TractEngine {
     plan: Arc<TypedRunnableModel>,
     spec: ModelSpec,
     control: Arc<Control>,
-}
-
-/// What the operators look at while they run.
-struct Control {
-    options: EngineOptions,
-    cancel: Cancel,
-    /// Moment on the clock, us.
-    deadline_us: AtomicU64,
-    /// Set by the operator that gave up.
-    stopped: AtomicBool,
-    /// Filled while a bench runs.
-    times: Mutex<Option<Vec<(String, Duration)>>>,
-}
-
-impl Control {
-    fn now_us(&self) -> u64 {
-        u64::try_from((self.options.clock)().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Runs one operator, unless it is too late.
-    fn step<T>(&self, name: &str, run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
-        if self.cancel.is_requested() || self.now_us() > self.deadline_us.load(Ordering::Acquire) {
-            self.stopped.store(true, Ordering::Release);
-            bail!("stopped before {name}");
-        }
-        let start = (self.options.clock)();
-        let value = run()?;
-        let took = (self.options.clock)().saturating_sub(start);
-        if let Some(times) = self.times.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            times.push((name.to_owned(), took));
-        }
-        Ok(value)
-    }
 }
 
 impl TractEngine {
@@ -88,13 +37,7 @@ impl TractEngine {
     /// [`EngineError::Load`] when the file is no network, [`EngineError::Unsupported`] naming the operator that cannot run in integers here,
     /// [`EngineError::WrongShape`] when network and manifest disagree.
     pub fn new(package: &ModelPackage, options: EngineOptions) -> Result<Self, EngineError> {
-        let control = Arc::new(Control {
-            options: EngineOptions { threads: options.threads.clamp(1, 64), ..options },
-            cancel: Cancel::default(),
-            deadline_us: AtomicU64::new(u64::MAX),
-            stopped: AtomicBool::new(false),
-            times: Mutex::new(None),
-        });
+        let control = Arc::new(Control::new(options));
         // tract may panic on a malformed graph; a bad file must cost no more than an error.
         let plan = catch_unwind(AssertUnwindSafe(|| plan(package, &control)))
             .unwrap_or_else(|_| Err(EngineError::Load("the parser gave up on it".to_owned())))?;
@@ -109,7 +52,7 @@ impl TractEngine {
         for golden in &package.goldens {
             let fail = |problem: String| EngineError::Golden { name: golden.name.clone(), problem };
             let (input, expected) = package.golden_tensors(golden).map_err(|fault| fail(fault.to_string()))?;
-            self.control.deadline_us.store(u64::MAX, Ordering::Release);
+            self.control.set_budget(None);
             let output = self.run_raw(&input)?;
             let differing = output.iter().zip(&expected).filter(|(a, b)| a != b).count();
             if let Some(first) = output.iter().zip(&expected).position(|(a, b)| a != b) {
@@ -127,24 +70,8 @@ impl TractEngine {
         let golden =
             package.goldens.first().ok_or_else(|| EngineError::Failed("the package has no golden case to run".to_owned()))?;
         let (input, _) = package.golden_tensors(golden).map_err(|fault| EngineError::Failed(fault.to_string()))?;
-        self.control.deadline_us.store(u64::MAX, Ordering::Release);
-        let (mut totals, mut layers) = (Vec::new(), Vec::<(String, Vec<Duration>)>::new());
-        for _ in 0..n.max(1) {
-            *self.control.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
-            let start = (self.control.options.clock)();
-            let result = self.run_raw(&input);
-            totals.push((self.control.options.clock)().saturating_sub(start));
-            let times = self.control.times.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-            result?;
-            for (at, (name, took)) in times.into_iter().enumerate() {
-                match layers.get_mut(at) {
-                    Some((_, all)) => all.push(took),
-                    None => layers.push((name, vec![took])),
-                }
-            }
-        }
-        let layers = layers.into_iter().map(|(name, times)| LayerTime { name, median: median(times) }).collect();
-        Ok((median(totals), layers))
+        self.control.set_budget(None);
+        self.control.bench(n, || self.run_raw(&input).map(|_| ()))
     }
 
     /// Runs the network on a raw int8 tensor `[channels, k, j, i]`; gives `[output channels, k, j, i]`.
@@ -156,10 +83,10 @@ impl TractEngine {
         let [n_k, n_j, n_i] = self.spec.shape_kji;
         let tensor = Tensor::from_shape(&[1, self.spec.channels.len(), n_k, n_j, n_i], input)
             .map_err(|e| EngineError::WrongShape(format!("the input tensor: {e}")))?;
-        self.control.stopped.store(false, Ordering::Release);
+        self.control.begin();
         let result = self.plan.run(tvec!(tensor.into_tvalue()));
-        if self.control.stopped.load(Ordering::Acquire) {
-            return Err(EngineError::Deadline { budget_ms: 0 });
+        if self.control.has_stopped() {
+            return Err(EngineError::Deadline { budget_ms: self.control.budget_ms() });
         }
         let outputs = result.map_err(failed)?;
         let output = outputs.first().ok_or_else(|| EngineError::Failed("the network gave no output".to_owned()))?;
@@ -173,27 +100,17 @@ impl TractEngine {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
 impl Engine for TractEngine {
     fn run(&mut self, study: &PreparedStudy, budget: Duration) -> Result<Findings, EngineError> {
         let (input, inputs) = super::tensors::quantise(study, &self.spec)?;
-        let start_us = self.control.now_us();
-        let budget_us = u64::try_from(budget.as_micros()).unwrap_or(u64::MAX);
-        self.control.deadline_us.store(start_us.saturating_add(budget_us), Ordering::Release);
-        let output = self.run_raw(&input).map_err(|e| match e {
-            EngineError::Deadline { .. } => EngineError::Deadline { budget_ms: budget_us / 1000 },
-            other => other,
-        })?;
-        let infer_ms = self.control.now_us().saturating_sub(start_us) / 1000;
+        let start = self.control.set_budget(Some(budget));
+        let output = self.run_raw(&input)?;
+        let infer_ms = u64::try_from(self.control.now().saturating_sub(start).as_millis()).unwrap_or(u64::MAX);
         super::tensors::findings(&output, study.grid.clone(), inputs, infer_ms, &self.spec)
     }
 
     fn cancel(&self) -> Cancel {
-        self.control.cancel.clone()
+        self.control.cancel()
     }
 }
 
@@ -411,6 +328,11 @@ struct QConv3d(Own<QConv>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Upsample3d(Own<[usize; 3]>);
 
+/// Runs one operator, unless it is too late.
+fn step<T>(control: &Control, name: &str, run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+    control.step(name, run).unwrap_or_else(|| bail!("stopped before {name}"))
+}
+
 /// Shape of a `[1, channels, k, j, i]` tensor behind its first axis.
 fn volume_shape(shape: &[usize]) -> TractResult<(usize, [usize; 3])> {
     match shape {
@@ -441,10 +363,10 @@ impl EvalOp for QConv3d {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let Own { name, control, inner: conv } = &self.0;
-        control.step(name, || {
+        step(control, name, || {
             let input = args_1!(inputs);
             let (_, shape) = volume_shape(input.shape())?;
-            let output = conv.run(input.try_as_plain_ram()?.as_slice::<i8>()?, shape, control.options.threads)?;
+            let output = conv.run(input.try_as_plain_ram()?.as_slice::<i8>()?, shape, control.threads())?;
             let [n_k, n_j, n_i] = conv.output_shape(shape).context("the input is smaller than the kernel")?;
             Ok(tvec!(Tensor::from_shape(&[1, conv.spec().n_out, n_k, n_j, n_i], &output)?.into_tvalue()))
         })
@@ -473,7 +395,7 @@ impl EvalOp for Upsample3d {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let Own { name, control, inner: factors } = &self.0;
-        control.step(name, || {
+        step(control, name, || {
             let input = args_1!(inputs);
             let (n_channels, shape) = volume_shape(input.shape())?;
             let output = super::upsample::upsample(input.try_as_plain_ram()?.as_slice::<i8>()?, n_channels, shape, **factors)

@@ -8,6 +8,7 @@
 //! The model's graph is integers from end to end: quantised convolutions, nearest up-sampling, concatenation. Convolutions run in our own
 //! operator ([`qconv`]), bit for bit as ONNX Runtime computes them, the same on every processor (DESIGN.md rule 4).
 
+mod control;
 pub mod engine;
 pub mod engine_tract;
 mod lanes;
@@ -18,8 +19,9 @@ pub mod qconv;
 mod tensors;
 pub mod upsample;
 
+pub use control::{EngineOptions, LayerTime};
 pub use engine::{Cancel, Engine, EngineError};
-pub use engine_tract::{EngineOptions, LayerTime, TractEngine};
+pub use engine_tract::TractEngine;
 pub use lanes::Path as SimdPath;
 pub use package::{Golden, ModelPackage, PackageError, PackageFault};
 pub use pool::{InferencePool, Pending, PoolOptions};

@@ -189,10 +189,10 @@ impl Pending {
             Ok(Progress::Started) | Err(RecvTimeoutError::Timeout) => self.shared.cancel_if_running(self.number),
             Err(RecvTimeoutError::Disconnected) => return Err(EngineError::Stuck),
         }
-        // A result that arrives in the grace is past its budget all the same; it is an error of the engine's own or none.
+        // A result that still arrives is as good as any: only waiting for it was bounded.
         match self.progress.recv_timeout(grace) {
-            Ok(Progress::Done(Err(error))) => Err(error),
-            Ok(_) => Err(deadline),
+            Ok(Progress::Done(result)) => result,
+            Ok(Progress::Started) => Err(deadline),
             Err(_) => {
                 self.shared.stuck_if_running(self.number);
                 Err(deadline)

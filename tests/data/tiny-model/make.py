@@ -3,7 +3,7 @@
     python make.py        (needs numpy, onnx 1.23, onnxruntime 1.28)
 
 It covers both strides, kernels 3 and 1, an odd channel count, zero points other than -128, padding, concatenation and up-sampling.
-Out, beside this file: model.onnx, manifest.toml, golden.input.i8, golden.output.i8.
+Out, beside this file: model.onnx, manifest.toml, golden.input.i8, golden.output.i8; pooled.onnx and per-channel.onnx, which must be refused.
 """
 import hashlib
 import os
@@ -53,6 +53,31 @@ graph = h.make_graph(nodes, "tiny", [h.make_tensor_value_info("x", T.INT8, [1, 2
 model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
 onnx.checker.check_model(model, full_check=True)
 onnx.save(model, os.path.join(HERE, "model.onnx"))
+
+
+def refused(name, change):
+    """The same network with something that the engine does not do."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    change(other.graph)
+    onnx.checker.check_model(other, full_check=True)
+    onnx.save(other, os.path.join(HERE, name))
+
+
+def pooled(graph):
+    graph.node[-1].input[0] = "p"
+    graph.node.insert(len(graph.node) - 1, h.make_node("MaxPool", ["f"], ["p"], name="p", kernel_shape=[3] * 3, pads=[1] * 6))
+
+
+def per_channel(graph):
+    for value in graph.initializer:
+        if value.name in ("y.ws", "y.wz"):
+            one = nh.to_array(value)
+            value.CopyFrom(nh.from_array(np.full(3, one, one.dtype), value.name))
+
+
+refused("pooled.onnx", pooled)
+refused("per-channel.onnx", per_channel)
 x = rng.integers(-128, 128, (1, 2, *SHAPE), dtype=np.int8)
 x[:, :, 0] = 127  # extremes at an edge
 y = onnxruntime.InferenceSession(os.path.join(HERE, "model.onnx"), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
