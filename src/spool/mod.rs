@@ -13,11 +13,12 @@
 //! | `schema`, `index`, `verdicts`, `outbox`, `queries` | the tables |
 //! | `disk`, `layout`, `shared` | files, the lock, what happens at start |
 //!
-//! **One file per instance, not a log.** Measured on the development disk (ext4 on virtio, loaded; 525,534-byte instances one after
-//! the other, index commit included, three rounds of 60): file + sync + rename + directory sync 11.2 to 14.2 ms, preallocated log + fdatasync 8.1 to
-//! 8.9 ms each. A quarter to a third cheaper is not worth a log's own reclaiming, torn tails and copying out of evidence. The group
-//! commit below, same size of instance, three rounds of 100 at a load of 15 on 2 cores: 18.9 to 26.8 ms each from one thread, 6.2 to 7.1 ms
-//! each from four. The index (SQLite, WAL, `synchronous=FULL`) alone says what is stored.
+//! **One file per instance, not a log.** Compared by a throw-away script before this was written, on the development disk (ext4 on
+//! virtio, loaded; 525,534-byte instances one after the other, three rounds of 60; a 12 KiB overwrite + fdatasync stood in for the index
+//! commit): file + sync + rename + directory sync 11.2 to 14.2 ms, preallocated log + fdatasync 8.1 to 8.9 ms each. A quarter to a third
+//! cheaper is not worth a log's own reclaiming, torn tails and copying out of evidence; a log with several senders was not measured.
+//! The code below with its real index, same size, three rounds of 100 at a load of 15 on 2 cores: 18.9 to 26.8 ms each from one thread,
+//! 6.2 to 7.1 ms each from four. The index (SQLite, WAL, `synchronous=FULL`) alone says what is stored.
 
 mod budget;
 mod committer;
