@@ -83,6 +83,10 @@ async fn play(options: &DemoOptions, folder: &Path, begin: Instant) -> Outcome {
             return Outcome::Failed;
         }
     };
+    if !service.has_model() {
+        complain("no usable model package was found: name the folder with --models (it holds cns-mri/manifest.toml)");
+        return Outcome::Failed;
+    }
     let (dicom, web) = (service.dicom_address(), service.web_address());
     say(format!("scanside {} with the simulated board; state in {}", env!("CARGO_PKG_VERSION"), folder.display()));
     say(format!("  DICOM  {dicom}, AE title SCANSIDE"));
@@ -176,7 +180,7 @@ async fn tell(events: &mut broadcast::Receiver<ServiceEvent>, begin: Instant) ->
                 kinds.push(verdict.kind);
             }
             ServiceEvent::LampChanged(lamp) => {
-                say(format!("{at:7.2} s  lamp   {}  {}: {}", drawn(lamp), lamp.as_str(), lamp.sentence()));
+                say(format!("{at:7.2} s  lamp   {}", drawn(lamp)));
                 // The lamp follows the verdict: the story ends with the lamp of the second.
                 if kinds.len() >= 2 {
                     return kinds;

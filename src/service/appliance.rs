@@ -93,6 +93,12 @@ impl Service {
         self.addresses.1
     }
 
+    /// Whether a model passed its self-test; without one studies are kept and wait, and the lamp shows fault.
+    #[must_use]
+    pub fn has_model(&self) -> bool {
+        self.pipeline.is_some()
+    }
+
     /// Serves until `shutdown` is true.
     ///
     /// # Errors

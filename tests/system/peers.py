@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 
-from appliance import Appliance, Hook, free_port, program, synthetic_studies
+from appliance import ROOT, Appliance, Hook, free_port, program, synthetic_studies
 
 import pydicom
 from pynetdicom import AE, StoragePresentationContexts
@@ -21,7 +21,7 @@ def by_study(files):
 
 
 def test_demo_ends_with_both_verdicts():
-    run = subprocess.run([program(), "demo", "--exit"], capture_output=True, text=True, timeout=300)
+    run = subprocess.run([program(), "demo", "--exit"], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "not_flagged" in run.stdout and "flagged" in run.stdout.replace("not_flagged", ""), run.stdout
 
