@@ -10,7 +10,7 @@ import time
 from appliance import ROOT, Appliance, program, synthetic_studies
 
 import pydicom
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage, Verification
 
 
