@@ -1,5 +1,7 @@
 //! The promises of inference: integers to the last bit on every path, packages that are refused by name, deadlines that really end a run.
 
+#![allow(clippy::cast_possible_truncation)]
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;

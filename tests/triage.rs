@@ -1,5 +1,7 @@
 //! The promises of triage: what flags a study, what makes it critical, what it must never say, and that priority is never lowered.
 
+#![allow(clippy::needless_range_loop)]
+
 use proptest::prelude::*;
 use scanside::domain::verdict::Refusal;
 use scanside::domain::{

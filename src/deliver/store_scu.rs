@@ -180,14 +180,12 @@ pub async fn send(
         }
     }
     let peer = Peer { to, calling, called, options };
-    let mut n_batches_begun = 0;
-    for (contexts, files) in batches {
+    for (n_batches_begun, (contexts, files)) in batches.into_iter().enumerate() {
         match send_batch(peer, &contexts, &files, &mut report).await {
             Ok(()) => {}
             Err(reason) if n_batches_begun == 0 => return Err(StoreError::Association { to: to.to_owned(), reason }),
             Err(reason) => mark_rest(&mut report, &files, 0, &reason),
         }
-        n_batches_begun += 1;
     }
     Ok(report)
 }
@@ -228,7 +226,10 @@ pub async fn echo(to: &str, calling: &AeTitle, called: &AeTitle, options: &Store
     }
 }
 
-fn scan(paths: &[PathBuf], files_max: usize) -> Result<Vec<(PathBuf, Result<Part10, String>)>, String> {
+/// A file that was asked for, and what it is or why it cannot be sent.
+type Scanned = (PathBuf, Result<Part10, String>);
+
+fn scan(paths: &[PathBuf], files_max: usize) -> Result<Vec<Scanned>, String> {
     let files = part10::list_files(paths, files_max)?;
     Ok(files.into_iter().map(|path| (path.clone(), part10::read(&path))).collect())
 }

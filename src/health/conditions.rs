@@ -94,7 +94,7 @@ fn hot(celsius: f32, age_ms: u64, limits: &HealthLimits, was_hot: bool) -> bool 
     #[allow(clippy::cast_precision_loss)] // an age of days is silent long before precision matters
     let aged_c = celsius + RISE_C_PER_S * (age_ms as f32 / 1000.0);
     let limit_c = limits.temperature_warn_c - if was_hot { COOLING_C } else { 0.0 };
-    !(aged_c < limit_c)
+    aged_c.is_nan() || aged_c >= limit_c
 }
 
 /// Short below the minimum or above the process's budget; fine again a quarter above the one and a tenth below the other.

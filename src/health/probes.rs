@@ -87,6 +87,7 @@ impl Sampler {
     }
 
     /// Each reading is stored as soon as it is there, so that one that hangs does not hold up those before it.
+    #[allow(clippy::type_complexity)] // a place to put one reading at a time
     fn sample(&mut self, clock: fn() -> Monotonic, store: &mut dyn FnMut(&mut dyn FnMut(&mut Probes))) {
         if let Some(system) = &mut self.system {
             system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_usage());

@@ -36,6 +36,7 @@ impl Default for PoolOptions {
     }
 }
 
+#[allow(clippy::large_enum_variant)] // one at a time, and short-lived
 enum Progress {
     Started,
     Done(Result<Findings, EngineError>),

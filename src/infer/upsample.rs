@@ -26,6 +26,7 @@ pub fn upsample(input: &[i8], n_channels: usize, shape: [usize; 3], factors: [us
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // patterns
 mod tests {
     use super::*;
     use proptest::prelude::*;

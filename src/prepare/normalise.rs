@@ -79,7 +79,9 @@ mod tests {
     /// Values made of integers alone, so that the trainer's Python makes the same: `(7919 i) mod 1009`, plus 400 where 3 does not
     /// divide i, plus 20000 where 997 does; background where 11 divides i.
     fn pattern(n: u32) -> (Vec<f32>, Vec<bool>) {
-        let value = |i: u32| (i * 7919) % 1009 + if i % 3 == 0 { 0 } else { 400 } + if i % 997 == 0 { 20_000 } else { 0 };
+        let value = |i: u32| {
+            (i * 7919) % 1009 + if i.is_multiple_of(3) { 0 } else { 400 } + if i.is_multiple_of(997) { 20_000 } else { 0 }
+        };
         #[allow(clippy::cast_precision_loss)] // below 2^24
         let values = (0..n).map(|i| value(i) as f32).collect();
         (values, (0..n).map(|i| i % 11 == 0).collect())

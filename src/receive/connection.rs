@@ -167,9 +167,8 @@ impl Connection {
                         self.stop_at = Some(now.plus_ms(STOP_GRACE_MS));
                     }
                 }
-                read = timeout(Duration::from_millis(wait_ms), self.stream.read(self.buffer.free())) => match read {
-                    Ok(read) => break read?,
-                    Err(_) => {} // the deadline itself is judged at the top
+                read = timeout(Duration::from_millis(wait_ms), self.stream.read(self.buffer.free())) => if let Ok(read) = read {
+                    break read?; // past the time nothing happens here: the deadline itself is judged at the top
                 },
             }
         };

@@ -177,7 +177,7 @@ mod tests {
     fn element(set: &mut Vec<u8>, number: u16, value: &[u8]) {
         set.extend_from_slice(&[0, 0]);
         set.extend_from_slice(&number.to_le_bytes());
-        set.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        set.extend_from_slice(&u32::try_from(value.len()).expect("short").to_le_bytes());
         set.extend_from_slice(value);
     }
 

@@ -80,6 +80,7 @@ pub(super) struct Job {
 }
 
 /// What became of it.
+#[allow(clippy::large_enum_variant)] // one per batch, moved once
 pub(super) enum Outcome {
     /// More is to come.
     Open(Box<dyn IncomingInstance>),

@@ -46,6 +46,7 @@ impl Job {
 }
 
 /// What becomes of a job.
+#[allow(clippy::large_enum_variant)] // one per instance, moved once
 enum Decision {
     /// The first with its UID.
     New,

@@ -1,5 +1,7 @@
 //! Real acquisitions from `../shared/data`, skipped with a message where that folder is missing.
 
+#![allow(clippy::print_stdout)]
+
 use std::path::{Path, PathBuf};
 
 use scanside::domain::Role;

@@ -34,6 +34,7 @@ fn lay_out(platter: &Platter, from: &Path, to: &Path) {
 }
 
 /// Stores a few instances with a power cut before each operation; returns (cuts, answered instances lost or torn).
+#[allow(clippy::type_complexity)] // photos: of each cut, the files by name
 fn cut_everywhere(disk: &FaultyDisk) -> (usize, usize) {
     let (dir, cuts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     let spool = open_on(dir.path(), disk).expect("opens");
