@@ -1,23 +1,25 @@
 """Measure a network: on the held-out synthetic set (where operating points are chosen) and on real cases (where nothing is chosen).
 
-    python -m cns_mri.evaluate synthetic --network float|int8 [--name run] [--limit N] [--work DIR]
+    python -m cns_mri.evaluate synthetic --network float|int8 [--name run] [--limit N] [--jobs N] [--work DIR]
     python -m cns_mri.evaluate choose [--work DIR]
     python -m cns_mri.evaluate real --network float|int8 --data DATA [--work DIR]
+    python -m cns_mri.evaluate report --network float|int8 [--work DIR]
 
 In: WORK/val, WORK/NAME.pt or WORK/export/model.onnx; for `real`, the visible cases under DATA (see real.py).
 Out: WORK/eval/synthetic.NETWORK.json (components of each study at several voxel thresholds), points.json (the operating points,
-frozen from then on), real.NETWORK.json; each also as a short table on stdout.
+frozen from then on), real.NETWORK.npz (logits), real.NETWORK.json (the table); each also as a short table on stdout.
 """
 import argparse
 import glob
 import json
+import multiprocessing
 import os
 
 import numpy as np
 from scipy import ndimage
 
 from . import grid as g
-from .findings import brain_ml, components, sigmoid
+from .findings import brain_mean_height_mm, brain_ml, components, sigmoid
 from .normalise import MISSING_CHANNEL_VALUE
 
 MODES = {"both": ["t1_post", "flair"], "t1": ["t1_post"]}
@@ -81,10 +83,12 @@ def study_record(logits, truth):
     return record
 
 
-def synthetic(args, work):
-    run = runner(args.network, work, args.name)
+def synthetic_records(task):
+    """The records of some of the synthetic studies, each with both channels and with the T1 alone."""
+    kind, work, name, paths = task
+    run = runner(kind, work, name)
     out = []
-    for path in sorted(glob.glob(os.path.join(work, "val", "*_y.npy")))[:args.limit]:
+    for path in paths:
         bits, x = np.load(path), np.load(path.replace("_y", "_x")).astype(np.float32)
         lesion, brain = (bits & 1) > 0, (bits & 4) > 0
         parts, count = ndimage.label(lesion, np.ones((3, 3, 3)))
@@ -101,6 +105,18 @@ def synthetic(args, work):
                           abnormal_dice=dice(sigmoid(logits[1]) >= 0.5, (bits & 2) > 0) if (bits & 2).any() else None,
                           lesion_hit=[bool(hit[parts == n].any()) for n in range(1, count + 1)])
             out.append(record)
+    return out
+
+
+def synthetic(args, work):
+    paths = sorted(glob.glob(os.path.join(work, "val", "*_y.npy")))[:args.limit]
+    tasks = [(args.network, work, args.name, paths[n::args.jobs]) for n in range(args.jobs)]
+    if args.jobs == 1:
+        out = synthetic_records(tasks[0])
+    else:
+        with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+            out = sum(pool.map(synthetic_records, tasks), [])
+    out.sort(key=lambda r: (r["study"], r["mode"]))
     folder = os.path.join(work, "eval")
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, f"synthetic.{args.network}.json"), "w") as f:
@@ -159,7 +175,7 @@ def choose(work):
         positive, negative = split(records, mode)
         best = None
         for voxel in VOXEL_THRESHOLDS:
-            for ml in (0.1, 0.2, 0.3, 0.5):
+            for ml in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0):
                 for threshold in np.arange(0.3, 0.96, 0.01):
                     if threshold < voxel:
                         continue
@@ -194,42 +210,64 @@ def real_studies(data):
 
 
 def real(args, work):
+    """Run the network on the real studies and keep logits and truth: WORK/eval/real.NETWORK.npz."""
     from . import real as r
     run = runner(args.network, work, args.name)
-    with open(os.path.join(work, "eval", "points.json")) as f:
-        points = json.load(f)
-    rows = []
+    kept, index = {}, []
     for name, kind, t1, flair, label in real_studies(args.data):
         z, centre = r.to_grid(t1, flair)
-        logits = run(z)
-        point = next(p for p in points if p["inputs"] == MODES["both" if flair is not None else "t1"])
+        n = len(index)
+        index.append({"case": name, "kind": kind, "mode": "both" if flair is not None else "t1", "truth": label is not None})
+        kept[f"logits{n}"] = run(z).astype(np.float16)
+        kept[f"truth{n}"] = r.resample(label, label.data, centre, outside=0.0) > 0.5 if label is not None else np.zeros(0, bool)
+        print(name, flush=True)
+    folder = os.path.join(work, "eval")
+    np.savez_compressed(os.path.join(folder, f"real.{args.network}.npz"), index=json.dumps(index), **kept)
+
+
+def report(args, work):
+    """The real studies at the frozen operating points: WORK/eval/real.NETWORK.json and a line each."""
+    folder = os.path.join(work, "eval")
+    with open(os.path.join(folder, "points.json")) as f:
+        points = json.load(f)
+    with open(os.path.join(folder, "domain.json")) as f:
+        domain = json.load(f)
+    kept = np.load(os.path.join(folder, f"real.{args.network}.npz"))
+    rows = []
+    for n, study in enumerate(json.loads(str(kept["index"]))):
+        logits, truth = kept[f"logits{n}"].astype(np.float32), kept[f"truth{n}"] if study["truth"] else None
+        point = next(p for p in points if p["inputs"] == MODES[study["mode"]])
         found = components(logits, point)
-        truth = r.resample(label, label.data, centre, outside=0.0) > 0.5 if label is not None else None
         everything = np.zeros(g.SHAPE_KJI, bool)
         for c in found:
             everything |= c["mask"]
         alarms = [c for c in found if c["score"] >= point["threshold"]]
-        rows.append({"case": name, "kind": kind, "brain_ml": round(brain_ml(logits, point)), "score": round(found[0]["score"], 3) if found else 0.0,
+        ml, height = brain_ml(logits, point), brain_mean_height_mm(logits, point)
+        gate = domain["brain_ml_min"] <= ml <= domain["brain_ml_max"] and height >= domain["brain_mean_height_mm_min"]
+        rows.append({"case": study["case"], "kind": study["kind"], "brain_ml": round(ml), "height_mm": round(height, 1), "gate": bool(gate),
+                     "score": round(found[0]["score"], 3) if found else 0.0,
                      "flagged": bool(alarms), "alarm_ml": [round(c["ml"], 2) for c in alarms],
                      "on_lesion": bool(truth is not None and any((c["mask"] & truth).any() for c in alarms)),
                      "dice": round(dice(everything, truth), 3) if truth is not None else None,
                      "false_components": sum(truth is None or not (c["mask"] & truth).any() for c in alarms)})
         print(rows[-1], flush=True)
-    with open(os.path.join(work, "eval", f"real.{args.network}.json"), "w") as f:
+    with open(os.path.join(folder, f"real.{args.network}.json"), "w") as f:
         json.dump(rows, f, indent=1)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["synthetic", "choose", "real"])
+    p.add_argument("what", choices=["synthetic", "choose", "real", "report"])
     p.add_argument("--network", choices=["float", "int8"], default="int8")
     p.add_argument("--name", default="run")
     p.add_argument("--limit", type=int)
+    p.add_argument("--jobs", type=int, default=1)
     p.add_argument("--data")
     p.add_argument("--work")
     args = p.parse_args()
     work = g.work_folder(args.work)
-    {"synthetic": lambda: synthetic(args, work), "choose": lambda: choose(work), "real": lambda: real(args, work)}[args.what]()
+    {"synthetic": lambda: synthetic(args, work), "choose": lambda: choose(work), "real": lambda: real(args, work),
+     "report": lambda: report(args, work)}[args.what]()
 
 
 if __name__ == "__main__":

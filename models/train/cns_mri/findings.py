@@ -27,6 +27,15 @@ def brain_ml(logits, point):
     return float(brain_mask(logits, {**point, "brain_margin_voxels": 0}).sum() * g.VOXEL_ML)
 
 
+def brain_mean_height_mm(logits, point):
+    """Volume of the predicted brain over the area of its box seen from above: low when its lower part is missing."""
+    mask = brain_mask(logits, {**point, "brain_margin_voxels": 0})
+    if not mask.any():
+        return 0.0
+    j, i = np.flatnonzero(mask.any((0, 2))), np.flatnonzero(mask.any((0, 1)))
+    return float(mask.sum() * g.SPACING_MM / ((j[-1] - j[0] + 1) * (i[-1] - i[0] + 1)))
+
+
 def components(logits, point):
     """26-connected components of sigmoid(enhancing) >= voxel_threshold inside the brain mask, of at least component_ml_min.
     Each: {"ml", "score" (mean of sigmoid), "mask"}."""

@@ -133,9 +133,9 @@ def manifest(work, out, version, state, entries):
 def real_table(work, network):
     with open(os.path.join(work, "eval", f"real.{network}.json")) as f:
         rows = json.load(f)
-    lines = ["| case | expected | brain ml | score | flagged | alarm components ml | Dice | false alarm components |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| case | expected | brain ml | mean height mm | brain gate | score | flagged | alarm components ml | Dice | false alarm components |", "|---|---|---|---|---|---|---|---|---|---|"]
     for r in rows:
-        lines.append(f"| {r['case']} | {r['kind']} | {r['brain_ml']} | {r['score']} | {'yes' if r['flagged'] else 'no'} | "
+        lines.append(f"| {r['case']} | {r['kind']} | {r['brain_ml']} | {r['height_mm']} | {'passed' if r['gate'] else 'STOPPED'} | {r['score']} | {'yes' if r['flagged'] else 'no'} | "
                      f"{', '.join(map(str, r['alarm_ml'])) or '-'} | {'-' if r['dice'] is None else r['dice']} | {r['false_components']} |")
     return "\n".join(lines)
 

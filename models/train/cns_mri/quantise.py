@@ -216,22 +216,6 @@ def write_qdq(steps, grid, path):
     w.save(path, shapes(steps), TensorProto.FLOAT, "cns-mri-qdq")
 
 
-def settle(net, paths):
-    """Set the batch norms' statistics to those of whole grids (training saw patches, two at a time)."""
-    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm3d)]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # plain average
-        m.train()
-    with torch.no_grad():
-        for n, path in enumerate(paths):
-            x = np.load(path).astype(np.float32)
-            if n % 2 == 0:
-                x[1] = MISSING_CHANNEL_VALUE
-            net(torch.from_numpy(x[None]).to(memory_format=torch.channels_last_3d))
-    net.eval()
-
-
 def load_net(path):
     state = torch.load(path, weights_only=True)
     net = Net().eval()
