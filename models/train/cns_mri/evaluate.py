@@ -25,6 +25,7 @@ from .normalise import MISSING_CHANNEL_VALUE
 MODES = {"both": ["t1_post", "flair"], "t1": ["t1_post"]}
 VOXEL_THRESHOLDS = (0.3, 0.5, 0.7, 0.85)
 BASE = {"brain_threshold": 0.5, "brain_margin_voxels": 1, "component_ml_min": 0.1, "voxel_threshold": 0.5}
+SPECIFICITY_WISH = 0.95
 LESION_ML_MIN = 0.1  # a synthetic study counts as positive from this volume of its largest lesion on
 
 
@@ -128,7 +129,7 @@ def flagged(record, point):
     """The study's score at an operating point, and whether it raises the flag."""
     found = [c for c in record["at"][str(point["voxel_threshold"])]["components"] if c[0] >= point["component_ml_min"]]
     score = max((c[1] for c in found), default=0.0)
-    return score >= point["threshold"], score
+    return bool(found) and score >= point["threshold"], score
 
 
 def split(records, mode):
@@ -166,31 +167,35 @@ def summary(records):
     return lines
 
 
+def best_point(records, mode, wish):
+    """The point with the best sensitivity among those whose specificity reaches the wish; ties: more quiet, smaller volume."""
+    positive, negative = split(records, mode)
+    best = None
+    for voxel in VOXEL_THRESHOLDS:
+        for ml in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0):
+            for threshold in np.arange(0.3, 0.96, 0.01):
+                point = {"voxel_threshold": voxel, "component_ml_min": ml, "threshold": round(float(threshold), 2)}
+                quiet = sum(not flagged(r, point)[0] for r in negative)
+                if threshold < voxel or quiet < wish * len(negative):
+                    continue
+                hit = sum(flagged(r, point)[0] for r in positive)
+                key = (hit, quiet, -abs(voxel - 0.5), -ml, -threshold)
+                if best is None or key > best[0]:
+                    best = (key, {**BASE, **point, "inputs": MODES[mode], "sensitivity": round(hit / len(positive), 3),
+                                  "specificity": round(quiet / len(negative), 3),
+                                  "counts": [hit, len(positive), quiet, len(negative)]})
+                break  # a higher threshold only loses sensitivity
+    return best[1]
+
+
 def choose(work):
-    """Per set of inputs: the point with the best sensitivity among those whose specificity reaches the wish; ties -> larger volume."""
+    """Per set of inputs: the best point at the wished specificity on the synthetic set, as the int8 network sees it."""
     with open(os.path.join(work, "eval", "synthetic.int8.json")) as f:
         records = json.load(f)
-    points = []
-    for mode, wish in (("both", 0.95), ("t1", 0.95)):
-        positive, negative = split(records, mode)
-        best = None
-        for voxel in VOXEL_THRESHOLDS:
-            for ml in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0):
-                for threshold in np.arange(0.3, 0.96, 0.01):
-                    if threshold < voxel:
-                        continue
-                    point = {"voxel_threshold": voxel, "component_ml_min": ml, "threshold": round(float(threshold), 2)}
-                    quiet = sum(not flagged(r, point)[0] for r in negative)
-                    hit = sum(flagged(r, point)[0] for r in positive)
-                    if quiet >= wish * len(negative):
-                        key = (hit, quiet, -abs(voxel - 0.5), -ml, -threshold)
-                        if best is None or key > best[0]:
-                            best = (key, {**BASE, **point, "inputs": MODES[mode], "sensitivity": round(hit / len(positive), 3),
-                                          "specificity": round(quiet / len(negative), 3),
-                                          "counts": [hit, len(positive), quiet, len(negative)]})
-        points.append(best[1])
-        hit, n, quiet, m = best[1]["counts"]
-        print(mode, best[1], "sensitivity", share(hit, n), "specificity", share(quiet, m))
+    points = [best_point(records, mode, SPECIFICITY_WISH) for mode in MODES]
+    for point in points:
+        hit, n, quiet, m = point["counts"]
+        print(point, "sensitivity", share(hit, n), "specificity", share(quiet, m))
     with open(os.path.join(work, "eval", "points.json"), "w") as f:
         json.dump(points, f, indent=1)
 

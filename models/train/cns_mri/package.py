@@ -150,6 +150,26 @@ def card(work, out, version):
                 text = text.replace(f"@synthetic.{network}@", "\n".join("- " + s for s in e.summary(json.load(f))))
         if os.path.exists(os.path.join(work, "eval", f"real.{network}.json")):
             text = text.replace(f"@real.{network}@", real_table(work, network))
+    with open(os.path.join(work, "eval", "synthetic.int8.json")) as f:
+        whole = json.load(f)
+    rows = ["| inputs | wished specificity | voxel threshold | component ml | score threshold | flagged | not flagged |", "|---|---|---|---|---|---|---|"]
+    for mode in e.MODES:
+        for wish in (0.97, 0.95, 0.9, 0.85):
+            p = e.best_point(whole, mode, wish)
+            rows.append(f"| {' + '.join(p['inputs'])} | {wish} | {p['voxel_threshold']} | {p['component_ml_min']} | {p['threshold']} | "
+                        f"{e.share(*p['counts'][:2])} | {e.share(*p['counts'][2:])} |")
+    text = text.replace("@trade@", "\n".join(rows))
+    path = os.path.join(work, "eval", "synthetic.float.json")
+    if os.path.exists(path):
+        with open(path) as f:
+            part = json.load(f)
+        same = {(r["study"], r["mode"]): r for r in whole}
+        words = []
+        for mode in e.MODES:
+            pairs = [(r["at"]["0.5"]["dice"], same[r["study"], mode]["at"]["0.5"]["dice"]) for r in e.split(part, mode)[0]]
+            a, b = np.array(pairs).T
+            words.append(f"{mode} {a.mean():.3f} / {b.mean():.3f}, largest change {np.abs(a - b).max():.3f} (n = {len(a)})")
+        text = text.replace("@float.studies@", str(len(part) // len(e.MODES))).replace("@float.int8@", "; ".join(words))
     with open(os.path.join(work, "eval", "points.json")) as f:
         points = json.load(f)
     text = text.replace("@points@", "\n".join(
