@@ -235,8 +235,6 @@ def report(args, work):
     folder = os.path.join(work, "eval")
     with open(os.path.join(folder, "points.json")) as f:
         points = json.load(f)
-    with open(os.path.join(folder, "domain.json")) as f:
-        domain = json.load(f)
     kept = np.load(os.path.join(folder, f"real.{args.network}.npz"))
     rows = []
     for n, study in enumerate(json.loads(str(kept["index"]))):
@@ -248,7 +246,7 @@ def report(args, work):
             everything |= c["mask"]
         alarms = [c for c in found if c["score"] >= point["threshold"]]
         ml, height = brain_ml(logits, point), brain_mean_height_mm(logits, point)
-        gate = domain["brain_ml_min"] <= ml <= domain["brain_ml_max"] and height >= domain["brain_mean_height_mm_min"]
+        gate = g.DOMAIN["brain_ml_min"] <= ml <= g.DOMAIN["brain_ml_max"] and height >= g.DOMAIN["brain_mean_height_mm_min"]
         rows.append({"case": study["case"], "kind": study["kind"], "brain_ml": round(ml), "height_mm": round(height, 1), "gate": bool(gate),
                      "score": round(found[0]["score"], 3) if found else 0.0,
                      "flagged": bool(alarms), "alarm_ml": [round(c["ml"], 2) for c in alarms],

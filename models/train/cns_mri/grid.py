@@ -16,6 +16,13 @@ PUTAMEN, PALLIDUM, HIPPOCAMPUS, BRAINSTEM, ACCUMBENS, VENTRAL_DC, CHOROID, CORD 
 ARTERY, VEIN, EYE, SOFT, EYE_MUSCLE, MUCOSA, SKIN, BONE, MARROW, OPTIC_NERVE = 20, 21, 22, 23, 24, 25, 26, 27, 28, 29
 CLASSES = 30
 
+# What the appliance may assess; anything else is indeterminate. Goes into the manifest as [domain].
+DOMAIN = {
+    "brain_ml_min": 800.0, "brain_ml_max": 2200.0, "brain_mean_height_mm_min": 48.0, "slice_spacing_mm_max": 7.0, "body_part": "brain",
+    "source": "true masks of 230 whole synthetic heads: brain 868-1931 ml (median 1318), mean height (ml / area of the brain's box "
+              "from above) 47.0 mm at least, 48.5 mm at 1 %; limits set around that range; slice spacing from the training range "
+              "(slices 2.5-7 mm)"}
+
 
 def work_folder(option=None):
     """The scratch folder: the option, else $CNS_MRI_WORK, else models/train/work (ignored by git)."""

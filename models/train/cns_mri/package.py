@@ -114,9 +114,7 @@ def manifest(work, out, version, state, entries):
                       f"flagged {e.share(hit, positive)}, not flagged {e.share(quiet, negative)}, 95 % Wilson; chosen on the same set, "
                       "so optimistic; real cases: CARD.md"},
             {"brain_margin_voxels": "largest 6-connected part of the brain output, dilated by so many 6-neighbour steps"}))
-    with open(os.path.join(work, "eval", "domain.json")) as f:
-        domain = json.load(f)
-    text.append(table("[domain]", domain))
+    text.append(table("[domain]", g.DOMAIN))
     text.append(table("[critical]", {
         "total_enhancing_ml_min": 10.0, "max_diameter_mm_min": 30.0,
         "source": "GUESS, from no data and no guideline: a volume or diameter at which mass effect is likely; the site's radiologists must set it"}))
