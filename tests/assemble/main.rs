@@ -2,5 +2,6 @@
 
 mod closing;
 mod geometry;
+mod real_data;
 mod roles;
 mod support;

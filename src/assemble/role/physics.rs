@@ -104,14 +104,14 @@ fn spin(facts: &Facts, tr: f64, te: f64, is_inverted: bool) -> (Option<Weighting
         Some(ti) if (300.0..=1500.0).contains(&ti) && tr <= 3800.0 && te <= 45.0 => {
             (Some(Weighting::T1), "inversion with a short echo, T1")
         }
-        Some(_) => (Some(Weighting::NoRole), "inversion recovery of no known weighting"),
+        Some(_) => (None, "inversion recovery of no known weighting"),
         None if is_inverted && tr >= tr_min && te >= 60.0 => {
             (Some(Weighting::Flair), "inversion recovery (TI not stated) with long TR and TE, FLAIR")
         }
         None if is_inverted && tr <= 3800.0 && te <= 45.0 => {
             (Some(Weighting::T1), "inversion recovery (TI not stated) with a short echo, T1")
         }
-        None if is_inverted => (Some(Weighting::NoRole), "inversion recovery of no known weighting"),
+        None if is_inverted => (None, "inversion recovery of no known weighting"),
         // T2: TR 2,500-8,000, TE 80-120, 3D up to 600.
         None if tr >= 2000.0 && te >= 60.0 => (Some(Weighting::T2), "long TR and TE without inversion, T2"),
         None if is_low_field && tr >= 1500.0 && te >= 60.0 => (Some(Weighting::T2), "long TR and TE at low field, T2"),
