@@ -47,7 +47,8 @@ pub struct FrameRef {
     pub frame_idx: usize,
 }
 
-/// What tells this volume from others of the same series at the same positions; `None` where it was not needed.
+/// What tells this volume from others of the same series; `None` where it is not stated, differs within the volume, or (time, acquisition)
+/// was not needed to tell volumes apart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VolumeLabel {
     /// Temporal position.

@@ -181,10 +181,8 @@ fn split<'a>(part: Part<'a>, by: SplitBy) -> Vec<Part<'a>> {
                 let acquisition = &first.header.acquisition;
                 match by {
                     SplitBy::TemporalPosition => label.temporal_position = temporal_position(first),
-                    SplitBy::Echo => label.echo_time_ms = first.geometry.echo_time_ms.or(acquisition.echo_time_ms),
-                    SplitBy::BValue => label.b_value = first.geometry.b_value.or(acquisition.b_value),
                     SplitBy::AcquisitionNumber => label.acquisition_number = acquisition.acquisition_number,
-                    SplitBy::ImageType => {}
+                    SplitBy::Echo | SplitBy::BValue | SplitBy::ImageType => {} // what all frames share is read off the finished volume
                 }
             }
             Part { frames, label }
@@ -229,7 +227,16 @@ fn without_repeats(part: Part<'_>) -> Vec<SliceStack> {
     let mut stacks = Vec::new();
     for repeat in 0..n_volumes {
         let frames: Vec<Frame<'_>> = positions.iter().filter_map(|position| position.get(repeat).copied()).collect();
-        let label = VolumeLabel { repeat: u32::try_from(repeat).unwrap_or(u32::MAX), ..part.label.clone() };
+        let common = |value: fn(&Frame<'_>) -> Option<f64>, by: SplitBy| {
+            let first = frames.first()?;
+            frames.iter().all(|frame| key(frame, by) == key(first, by)).then(|| value(first)).flatten()
+        };
+        let label = VolumeLabel {
+            repeat: u32::try_from(repeat).unwrap_or(u32::MAX),
+            b_value: common(|f| f.geometry.b_value.or(f.header.acquisition.b_value), SplitBy::BValue),
+            echo_time_ms: common(|f| f.geometry.echo_time_ms.or(f.header.acquisition.echo_time_ms), SplitBy::Echo),
+            ..part.label.clone()
+        };
         let Some(mut stack) = stack_of(&frames, label) else { continue };
         if !is_whole {
             stack.issues.push(StackIssue::DuplicatePositions { n_left_out: part.frames.len() - positions.len() });
