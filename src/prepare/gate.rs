@@ -125,6 +125,12 @@ pub(super) fn missing(study: &Study, role: Role, model: &ModelSpec) -> Reason {
     Reason::new(ReasonCode::MissingRequiredSeries, text)
 }
 
+/// That no series has this role, in words.
+pub(super) fn describe_absence(role: Role) -> String {
+    let thing = describe(role);
+    format!("no {}", thing.strip_prefix("an ").or_else(|| thing.strip_prefix("a ")).unwrap_or(thing))
+}
+
 /// A role in words.
 fn describe(role: Role) -> &'static str {
     match role {

@@ -143,7 +143,46 @@ fn foreground(seen: &Resampled, shape_kji: [usize; 3], rule: &Normalisation) -> 
     }
     let above = foreground_above(&inside, rule);
     let mask: Vec<bool> = pairs().map(|(v, &b)| !b && v - low > above).collect();
-    Some(spread(&spread(&mask, shape_kji, false), shape_kji, true))
+    let opened = spread(&spread(&mask, shape_kji, false), shape_kji, true);
+    Some(main_parts(&opened, shape_kji))
+}
+
+/// The 6-connected parts that hold at least half as many voxels as the largest one. The head is one part, or scalp and brain; what lies apart
+/// (corners that a reslice filled with another value than the background, markers, ghosts) must not move the box.
+fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
+    let [n_k, n_j, n_i] = shape_kji;
+    let mut part_of = vec![0_usize; mask.len()]; // 0: none yet
+    let mut sizes = vec![0_usize];
+    let mut open = Vec::new();
+    for start in 0..mask.len() {
+        if !mask[start] || part_of[start] != 0 {
+            continue;
+        }
+        let part = sizes.len();
+        sizes.push(0);
+        part_of[start] = part;
+        open.push(start);
+        while let Some(at) = open.pop() {
+            sizes[part] += 1;
+            let (k, j, i) = (at / (n_i * n_j), at / n_i % n_j, at % n_i);
+            let neighbours = [
+                (i > 0).then(|| at - 1),
+                (i + 1 < n_i).then(|| at + 1),
+                (j > 0).then(|| at - n_i),
+                (j + 1 < n_j).then(|| at + n_i),
+                (k > 0).then(|| at - n_i * n_j),
+                (k + 1 < n_k).then(|| at + n_i * n_j),
+            ];
+            for next in neighbours.into_iter().flatten() {
+                if mask[next] && part_of[next] == 0 {
+                    part_of[next] = part;
+                    open.push(next);
+                }
+            }
+        }
+    }
+    let largest = sizes.iter().copied().max().unwrap_or(0);
+    part_of.into_iter().map(|part| part != 0 && 2 * sizes[part] >= largest).collect()
 }
 
 /// Erodes (`grow` false: all six neighbours must be set) or dilates by one voxel. Beyond the border everything counts as the voxel itself.
@@ -208,6 +247,21 @@ mod tests {
         assert!(opened[at(7, 7, 11)] && opened[at(11, 7, 7)], "the ball still reaches as far");
         let boxes = layers(&opened, shape, [0, 0, 0], shape);
         assert_eq!(boxes[0], Some([4, 10]), "layers with too few voxels do not count");
+    }
+
+    #[test]
+    fn what_lies_apart_and_is_small_does_not_count() {
+        let shape = [1, 3, 12];
+        let mut mask = vec![false; 36];
+        for at in [0, 1, 2, 3, 12, 13, 14, 15, 24, 25] {
+            mask[at] = true; // ten together
+        }
+        for at in [6, 7, 18, 19, 20, 11, 23, 35] {
+            mask[at] = true; // five together, and three
+        }
+        let kept = main_parts(&mask, shape);
+        assert_eq!(kept.iter().filter(|&&k| k).count(), 15);
+        assert!(kept[0] && kept[18] && !kept[11]);
     }
 
     #[test]

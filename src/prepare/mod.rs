@@ -169,9 +169,15 @@ fn channels(study: &Study, model: &ModelSpec, limits: &PrepareLimits, report: &m
             channels.push(volume.take());
             continue;
         }
+        if !channel.required && !study.series().iter().any(|s| s.role == channel.role) {
+            let text = format!("The study holds {}: assessed without it.", gate::describe_absence(channel.role));
+            report.note("optional-series-missing", Severity::Note, text);
+            channels.push(None);
+            continue;
+        }
         match further_channel(study, channel.role, &anchor, model, limits, report) {
             Ok(volume) => channels.push(Some(volume)),
-            Err(reason) if channel.required || reason.code == ReasonCode::BudgetExceeded => return Err(reason),
+            Err(reason) if channel.required || limits.check_time().is_err() => return Err(reason),
             Err(reason) => {
                 report.note("channel-left-out", Severity::Warning, format!("Assessed without {}: {}", channel.role, reason.text));
                 channels.push(None);
