@@ -27,7 +27,7 @@ pub use appliance::Service;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::broadcast;
 
@@ -120,11 +120,16 @@ pub enum ServiceError {
 
 static STARTED: OnceLock<Instant> = OnceLock::new();
 
-/// Milliseconds since the process first asked.
+/// Time since the process first asked; never goes back.
+#[must_use]
+pub fn uptime() -> Duration {
+    STARTED.get_or_init(Instant::now).elapsed()
+}
+
+/// [`uptime`] in milliseconds, as the rooms are told it.
 #[must_use]
 pub fn monotonic_now() -> Monotonic {
-    let started = STARTED.get_or_init(Instant::now);
-    Monotonic(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    Monotonic(u64::try_from(uptime().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The box's clock.

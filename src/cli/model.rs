@@ -2,19 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Outcome;
 use super::output::{complain, say};
 use crate::infer::{EngineOptions, ModelPackage, TractEngine};
 use crate::service::pipeline::find_models_dir;
-
-/// Time since the first call, fine enough to time a layer.
-fn fine_clock() -> Duration {
-    static STARTED: OnceLock<Instant> = OnceLock::new();
-    STARTED.get_or_init(Instant::now).elapsed()
-}
+use crate::service::uptime;
 
 /// Folders that hold a manifest.
 fn packages(models: Option<&Path>) -> Result<Vec<PathBuf>, Outcome> {
@@ -83,7 +77,7 @@ pub fn list(models: Option<&Path>) -> Outcome {
 pub fn verify(models: Option<&Path>) -> Outcome {
     for_each(models, |package| {
         let mut engine =
-            TractEngine::new(package, EngineOptions { threads: 1, clock: fine_clock }).map_err(|error| error.to_string())?;
+            TractEngine::new(package, EngineOptions { threads: 1, clock: uptime }).map_err(|error| error.to_string())?;
         engine.self_test(package).map_err(|error| error.to_string())?;
         let id = &package.spec.identity;
         say(format!("{} {}: hash and golden outputs agree", id.name, id.version));
@@ -98,7 +92,7 @@ pub fn bench(models: Option<&Path>, n_runs: usize) -> Outcome {
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
         for threads in [1, n_threads] {
             let mut engine =
-                TractEngine::new(package, EngineOptions { threads, clock: fine_clock }).map_err(|error| error.to_string())?;
+                TractEngine::new(package, EngineOptions { threads, clock: uptime }).map_err(|error| error.to_string())?;
             let (total, layers) = engine.bench(package, n_runs.clamp(1, 1000)).map_err(|error| error.to_string())?;
             let ms = |time: Duration| time.as_secs_f64() * 1000.0;
             say(format!("{}, {threads} thread(s), median of {n_runs} runs: {:.1} ms", package.spec.identity.name, ms(total)));

@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::output::{complain, say};
 use super::{BoardChoice, Outcome};
@@ -10,7 +9,7 @@ use crate::board::command::{self, CommandError, ShowRequest};
 use crate::config::Config;
 use crate::deliver::store_scu::{self, FileOutcome, StoreError, StoreOptions};
 use crate::domain::AeTitle;
-use crate::service::monotonic_now;
+use crate::service::uptime;
 
 /// Every fault of the file at once.
 #[must_use]
@@ -107,7 +106,7 @@ fn on_board(
         lamp,
         seconds,
         colour: std::io::stdout().is_terminal(),
-        clock: || Duration::from_millis(monotonic_now().0),
+        clock: uptime,
     };
     match run(&request, &mut std::io::stdout()) {
         Ok(()) => Outcome::Done,

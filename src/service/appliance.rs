@@ -16,7 +16,7 @@ use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use super::sink::GatedSink;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, monotonic_now, settings, wall_now};
+use super::{ServiceError, ServiceOptions, monotonic_now, settings, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
@@ -69,7 +69,10 @@ impl Service {
             .map_err(|error| ServiceError::Configuration(error.to_string()))?;
         let (notices, board_notices) = mpsc::channel(BOARD_NOTICES_MAX);
         let driver = board::open(&profile).map_err(|error| ServiceError::Board(error.to_string()))?;
-        let lamp_options = LampOptions::new(|| Duration::from_millis(monotonic_now().0));
+        let mut lamp_options = LampOptions::new(uptime);
+        if let Some(button) = &profile.button {
+            lamp_options.debounce_ms = button.debounce_ms;
+        }
         let lamp = lamp_thread::start(driver, lamp_options, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
         let spool = Spool::open(&options.state_dir, settings::spool(&config), journal.clone(), wall_now)
             .map_err(|source| ServiceError::Spool { dir: options.state_dir.clone(), source })?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::monotonic_now;
+use super::uptime;
 use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
 use crate::infer::{EngineError, EngineOptions, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
 use crate::prepare::{PrepareLimits, prepare};
@@ -112,12 +112,6 @@ impl Pipeline {
 fn internal_fault(stage: &str) -> Refusal {
     let text = format!("The stage '{stage}' failed on this study; the images are kept. Report it with the log of this time.");
     Refusal { reasons: vec![Reason::new(ReasonCode::InternalFault, text)], ..Refusal::default() }
-}
-
-/// Time since the process first asked, for the engine's deadlines and benches.
-#[must_use]
-pub fn uptime() -> Duration {
-    Duration::from_millis(monotonic_now().0)
 }
 
 fn ms_since(begin: Instant) -> u64 {
