@@ -1,6 +1,5 @@
 //! What a peer on the network can rely on, and what it cannot do to us: C-ECHO and C-STORE over loopback, well-behaved and hostile.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
-
 #![allow(unreachable_pub)] // a support module is private to this test
 
 #[path = "receive_support/mod.rs"]

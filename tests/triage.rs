@@ -59,6 +59,7 @@ fn model() -> ModelSpec {
         operating_points: vec![point(&[Role::T1Post]), point(&[Role::T1Post, Role::Flair])],
         brain_ml_min: 500.0,
         brain_ml_max: 2000.0,
+        brain_mean_height_mm_min: 40.0,
         slice_spacing_mm_max: 7.0,
         critical_total_ml_min: 20.0,
         critical_diameter_mm_min: 60.0,

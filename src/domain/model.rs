@@ -102,6 +102,8 @@ pub struct ModelSpec {
     pub brain_ml_min: f64,
     /// More predicted brain than this is no brain, ml.
     pub brain_ml_max: f64,
+    /// A predicted brain whose volume divided by the area of its bounding box seen from above is less than this has parts missing, mm.
+    pub brain_mean_height_mm_min: f64,
     /// Wider slice spacing than this is outside the domain, mm.
     pub slice_spacing_mm_max: f64,
     /// Total enhancing volume from which a flagged study is critical, ml.

@@ -47,7 +47,7 @@ fn top(top: &mut Section<'_, '_>) -> Manifest {
     let (spacing_mm, shape_kji, input_quantisation, channels, normalisation) = top.section("input", input);
     let (output_channels, output_quantisation) = top.section("output", output);
     let operating_points = top.sections("operating_points", operating_point);
-    let (brain_ml_min, brain_ml_max, slice_spacing_mm_max) = top.section("domain", domain);
+    let (brain_ml_min, brain_ml_max, brain_mean_height_mm_min, slice_spacing_mm_max) = top.section("domain", domain);
     let (critical_total_ml_min, critical_diameter_mm_min, critical_source) = top.section("critical", |s| {
         (s.number("total_enhancing_ml_min", 1e-6, 1e6), s.number("max_diameter_mm_min", 1e-6, 1e4), s.text("source"))
     });
@@ -67,6 +67,7 @@ fn top(top: &mut Section<'_, '_>) -> Manifest {
         operating_points,
         brain_ml_min,
         brain_ml_max,
+        brain_mean_height_mm_min,
         slice_spacing_mm_max,
         critical_total_ml_min,
         critical_diameter_mm_min,
@@ -151,9 +152,13 @@ fn check_operating_points(points: &[OperatingPoint], channels: &[InputChannel], 
     }
 }
 
-fn domain(s: &mut Section<'_, '_>) -> (f64, f64, f64) {
-    let limits =
-        (s.number("brain_ml_min", 0.0, 1e5), s.number("brain_ml_max", 0.0, 1e5), s.number("slice_spacing_mm_max", 0.1, 100.0));
+fn domain(s: &mut Section<'_, '_>) -> (f64, f64, f64, f64) {
+    let limits = (
+        s.number("brain_ml_min", 0.0, 1e5),
+        s.number("brain_ml_max", 0.0, 1e5),
+        s.number("brain_mean_height_mm_min", 0.0, 1e4),
+        s.number("slice_spacing_mm_max", 0.1, 100.0),
+    );
     if limits.0 >= limits.1 {
         s.fault("brain_ml_max", "must be above brain_ml_min");
     }

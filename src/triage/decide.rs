@@ -151,6 +151,16 @@ fn brain_in_domain(findings: &Findings, point: &OperatingPoint, model: &ModelSpe
             ),
         )));
     }
+    if mask.mean_height_mm < model.brain_mean_height_mm_min {
+        return Err(Box::new(refuse(
+            ReasonCode::NoBrainFound,
+            format!(
+                "The brain that was found is {:.0} mm high on average over its outline, and a whole one at least {:.0} mm: parts are outside the \
+                 field of view or were removed with the skull.",
+                mask.mean_height_mm, model.brain_mean_height_mm_min
+            ),
+        )));
+    }
     if mask.volume_ml > model.brain_ml_max {
         return Err(Box::new(refuse(
             ReasonCode::OutsideDomain,

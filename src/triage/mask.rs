@@ -10,6 +10,8 @@ pub struct BrainMask {
     pub inside_kji: Vec<bool>,
     /// Volume of the brain before the margin was added, ml.
     pub volume_ml: f64,
+    /// That volume divided by the area of its bounding box seen from above (left by posterior), mm: small where parts are missing.
+    pub mean_height_mm: f64,
     /// Its centroid before the margin was added, LPS, mm.
     pub centroid_lps_mm: [f64; 3],
 }
@@ -93,8 +95,23 @@ pub fn brain_mask(brain: &ScoreMap, grid: &Grid, threshold: f32, margin_voxels: 
     Some(BrainMask {
         inside_kji,
         volume_ml: count(largest.len()) * grid.voxel_ml(),
+        mean_height_mm: mean_height_mm(&largest, grid),
         centroid_lps_mm: centroid_lps_mm(&largest, grid),
     })
+}
+
+/// Volume of the voxels divided by the area of their bounding box seen from above, mm.
+fn mean_height_mm(voxels: &[usize], grid: &Grid) -> f64 {
+    let (mut low, mut high) = ([usize::MAX; 2], [0_usize; 2]);
+    for &idx in voxels {
+        let [_, j, i] = kji(idx, grid.shape_kji);
+        for (axis, at) in [j, i].into_iter().enumerate() {
+            low[axis] = low[axis].min(at);
+            high[axis] = high[axis].max(at);
+        }
+    }
+    let area = (0..2).map(|axis| count((high[axis] + 1).saturating_sub(low[axis]))).product::<f64>();
+    if area > 0.0 { count(voxels.len()) / area * grid.spacing_mm } else { 0.0 }
 }
 
 /// Centroid of the voxels, LPS, mm. Index sums are exact integers; one division each.

@@ -280,6 +280,7 @@ pub(crate) fn model() -> ModelSpec {
         operating_points: vec![],
         brain_ml_min: 600.0,
         brain_ml_max: 2200.0,
+        brain_mean_height_mm_min: 48.0,
         slice_spacing_mm_max: 7.0,
         critical_total_ml_min: 10.0,
         critical_diameter_mm_min: 30.0,

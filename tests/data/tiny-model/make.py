@@ -144,6 +144,7 @@ source = "none: random weights"
 [domain]
 brain_ml_min = 500.0
 brain_ml_max = 2500.0
+brain_mean_height_mm_min = 40.0
 slice_spacing_mm_max = 7.0
 body_part = "head"
 
