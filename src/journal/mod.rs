@@ -88,7 +88,7 @@ impl Journal {
         Self(Arc::new(Mutex::new(Inner { ring: heapless::HistoryBuf::new(), counts: BTreeMap::new(), recorded: 0, clock })))
     }
 
-    /// Counts the event, keeps it in the ring and writes it to the log.
+    /// Counts the event, writes it to the log and, from [`Level::Info`] on, keeps it in the ring.
     pub fn record(&self, event: &impl Event) {
         let mut text = event.text();
         if text.len() > TEXT_MAX {
@@ -103,8 +103,12 @@ impl Journal {
             Level::Error => tracing::error!(room, event = name, "{text}"),
         }
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.recorded += 1;
         *inner.counts.entry((room, name)).or_default() += 1;
+        // Every image is a debug event: in the ring they would push out what a person looks for.
+        if event.level() == Level::Debug {
+            return;
+        }
+        inner.recorded += 1;
         let entry = Entry { number: inner.recorded, at: (inner.clock)(), room, name, level: event.level(), text };
         inner.ring.write(entry);
     }
@@ -128,5 +132,47 @@ impl Journal {
     pub fn lost(&self) -> u64 {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.recorded.saturating_sub(u64::try_from(inner.ring.len()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Seen(Level, String);
+
+    impl Event for Seen {
+        fn room(&self) -> &'static str {
+            "test"
+        }
+        fn name(&self) -> &'static str {
+            "ThingSeen"
+        }
+        fn level(&self) -> Level {
+            self.0
+        }
+        fn text(&self) -> String {
+            self.1.clone()
+        }
+    }
+
+    #[test]
+    fn every_event_is_counted_and_the_ring_keeps_the_last_that_matter() {
+        let journal = Journal::new(|| WallTime(7));
+        for n in 0..RING_MAX + 10 {
+            journal.record(&Seen(Level::Info, format!("event {n}")));
+            journal.record(&Seen(Level::Debug, "an image".into()));
+        }
+        let recent = journal.recent();
+        assert_eq!((recent.len(), journal.lost()), (RING_MAX, 10));
+        assert_eq!(recent.first().map(|entry| (entry.number, entry.text.as_str())), Some((11, "event 10")));
+        assert_eq!(journal.counts(), [("test", "ThingSeen", 2 * (RING_MAX as u64 + 10))]);
+    }
+
+    #[test]
+    fn a_long_sentence_is_cut_at_a_character() {
+        let journal = Journal::new(|| WallTime(0));
+        journal.record(&Seen(Level::Warn, "ä".repeat(TEXT_MAX)));
+        assert_eq!(journal.recent().first().map(|entry| entry.text.len()), Some(TEXT_MAX));
     }
 }
