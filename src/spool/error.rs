@@ -22,9 +22,9 @@ impl FullBecause {
     const fn sentence(self) -> &'static str {
         match self {
             Self::Budget => {
-                "its byte budget is used up and no study may be evicted yet; deliver waiting alerts or raise spool.bytes_max"
+                "its byte budget is used up and no study may be evicted yet; deliver waiting alerts or raise spool.mib_max"
             }
-            Self::FreeSpace => "the disk has less than spool.free_bytes_min free; free space on the disk of the state folder",
+            Self::FreeSpace => "the disk has less than spool.free_mib_min free; free space on the disk of the state folder",
             Self::Backlog => "too many studies wait for the model; they are worked off, send again later",
             Self::FileEntries => "the disk has no file entries (inodes) left; free some on the disk of the state folder",
         }
@@ -49,7 +49,7 @@ pub enum SpoolError {
         reason: String,
     },
     /// One instance is larger than allowed: answer 0xA700.
-    #[error("the instance is larger than the {bytes_max} bytes that spool.instance_bytes_max allows")]
+    #[error("the instance is larger than the {bytes_max} bytes that dicom.instance_mib_max allows")]
     TooLarge {
         /// The bound, bytes.
         bytes_max: u64,

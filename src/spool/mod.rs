@@ -149,7 +149,11 @@ impl Store for Spool {
     }
 
     fn outbox_due(&self, now: WallTime, limit: usize) -> Result<Vec<OutboxEntry>, SpoolError> {
-        outbox::due(&self.inner.shared.reader(), now, limit)
+        outbox::due(&self.inner.shared.reader(), None, now, limit)
+    }
+
+    fn outbox_due_on(&self, channel: &str, now: WallTime, limit: usize) -> Result<Vec<OutboxEntry>, SpoolError> {
+        outbox::due(&self.inner.shared.reader(), Some(channel), now, limit)
     }
 
     fn outbox_delivered(&self, id: u64, at: WallTime) -> Result<(), SpoolError> {

@@ -19,19 +19,25 @@ use crate::domain::WallTime;
 const ERROR_CHARS_MAX: usize = 512;
 
 /// See [`super::Store::outbox_due`].
-pub(super) fn due(connection: &Connection, now: WallTime, limit: usize) -> Result<Vec<OutboxEntry>, SpoolError> {
+/// `channel`: of that one alone, or of all.
+pub(super) fn due(
+    connection: &Connection,
+    channel: Option<&str>,
+    now: WallTime,
+    limit: usize,
+) -> Result<Vec<OutboxEntry>, SpoolError> {
     let doing = "reading the outbox";
     let mut find = connection
         .prepare_cached(
             "SELECT o.id, s.study_instance_uid, o.verdict_number, o.channel, o.idempotency_key, o.body, o.attempts, o.created_at, \
              o.next_attempt_at, o.last_error FROM outbox o JOIN studies s ON s.id = o.study_id \
              WHERE o.delivered_at IS NULL AND (o.next_attempt_at <= ?1 OR o.next_attempt_at > ?2) \
-             ORDER BY o.next_attempt_at, o.id LIMIT ?3",
+             AND (?4 IS NULL OR o.channel = ?4) ORDER BY o.next_attempt_at, o.id LIMIT ?3",
         )
         .map_err(sql(doing))?;
     let limit = to_column(u64::try_from(limit).unwrap_or(u64::MAX));
     let rows = find
-        .query_map((now.0, now.0.saturating_add(RETRY_AHEAD_MS_MAX), limit), |row| {
+        .query_map((now.0, now.0.saturating_add(RETRY_AHEAD_MS_MAX), limit, channel), |row| {
             Ok(OutboxEntry {
                 id: count_at(row, 0)?,
                 study_instance_uid: uid_at(row, 1)?,

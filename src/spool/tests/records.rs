@@ -128,3 +128,14 @@ fn text_from_peers_is_only_ever_a_value() {
     let accession = spool.studies(5).expect("list")[0].accession_number.clone().expect("kept");
     assert_eq!(accession, hostile.repeat(9).chars().take(64).collect::<String>());
 }
+
+#[test]
+fn a_long_backlog_of_one_channel_hides_nothing_of_another() {
+    let (_dir, spool) = spool();
+    let backlog: Vec<Notice> = (0..100).map(|n| notice(&format!("dead {n}"))).collect();
+    spool.record_verdict(&verdict("1", Flagged, None, 0), &backlog).expect("kept");
+    let other = Notice { channel: "webhook:1".to_owned(), ..notice("alive") };
+    spool.record_verdict(&verdict("2", Flagged, None, 0), &[other]).expect("kept");
+    let due = spool.outbox_due_on("webhook:1", clock(), 1).expect("due");
+    assert_eq!(due.iter().map(|entry| entry.idempotency_key.as_str()).collect::<Vec<_>>(), ["alive"]);
+}
