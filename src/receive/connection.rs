@@ -199,12 +199,11 @@ impl Connection {
         self.send(&bytes).await
     }
 
-    /// Sends the last PDU and lets the peer close first, so that it reads our answer before a reset can reach it.
+    /// Sends the last PDU and lets the peer close first (PS3.8 section 9.2, ARTIM): some peers take our closing for the answer.
     pub(super) async fn end(mut self, ending: &Ending) {
         let Some(pdu) = ending.last_pdu() else { return };
         let goodbye = async {
             self.send_pdu(&pdu).await?;
-            self.stream.shutdown().await?;
             let (mut scratch, mut n_read) = ([0; 4096], 0);
             while n_read < LINGER_BYTES_MAX {
                 match self.stream.read(&mut scratch).await? {
