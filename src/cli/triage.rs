@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use super::Outcome;
 use super::output::{complain, say};
 use crate::deliver::verdict_json;
-use crate::domain::{Verdict, VerdictKind, WallTime};
+use crate::domain::{Verdict, VerdictKind};
 use crate::service::folder::{FolderReport, read_studies};
 use crate::service::pipeline::{Pipeline, PipelineOptions, find_models_dir};
+use crate::service::wall_now;
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -72,12 +72,6 @@ pub(super) fn load_pipeline(models: Option<PathBuf>) -> Option<Pipeline> {
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let options = PipelineOptions { model_dir: models_dir.join("cns-mri"), n_threads, infer_budget_s: 120 };
     Pipeline::load(&options).inspect_err(|error| complain(error.to_string())).ok()
-}
-
-/// The wall clock.
-pub(super) fn wall_now() -> WallTime {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    WallTime(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn tell_what_was_left_aside(report: &FolderReport) {
