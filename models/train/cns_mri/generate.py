@@ -288,14 +288,14 @@ def paint_lesion(rng, head, t1, flair, tone, lesion, enhancing, abnormal):
     whole = soft_inside(d, radius) * allowed
     if whole.max() < 0.5:
         return
-    form = rng.choice(["solid", "ring", "patchy"], p=[0.5, 0.35, 0.15]) if radius > 5 else "solid"
+    form = rng.choice(["solid", "ring", "patchy"], p=[0.42, 0.43, 0.15]) if radius > 5 else "solid"
     bright = whole
     if form == "ring":
-        inner = 1 - min(0.75, u(2.0, 7.0) / radius)
+        inner = 1 - min(0.75, float(np.exp(u(np.log(1.5), np.log(7.0)))) / radius)  # walls thinner than a voxel are real
         core = np.clip((inner - d - 0.25 * noise(rng, d.shape, max(4, radius * 0.6))) * radius / g.SPACING_MM + 0.5, 0, 1)
         bright = whole * (1 - core)
-        if rng.random() < 0.3:
-            bright = bright * (noise(rng, d.shape, max(4, radius)) > -1.0)
+        if rng.random() < 0.45:  # a broken rim
+            bright = bright * (noise(rng, d.shape, max(4, radius * u(0.5, 1.2))) > u(-1.2, 0.0))
     elif form == "patchy":
         bright = whole * (noise(rng, d.shape, max(4, radius * u(0.3, 0.8))) > u(-0.7, 0.4))
     core = whole - bright

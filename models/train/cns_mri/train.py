@@ -1,10 +1,12 @@
 """Train the float network on the generated heads: one process, one thread, seeded by step, resumable.
 
-    python -m cns_mri.train --steps 6000 [--work DIR] [--name run]
+    python -m cns_mri.train --steps 6000 [--work DIR] [--name run] [--start ../cns-mri/model.onnx] [--threads 1]
 
 In: WORK/train (re-read while it grows, so training may start before generation is done). Out: WORK/NAME.pt (network, moving average,
 optimiser, step, CPU seconds), replaced atomically every few minutes; calling it again resumes. WORK/NAME.ema_STEP.pt are keepsakes.
 Step n draws its patches from seed n: with a full cache two runs see the same data.
+With --start a run that has no checkpoint yet begins from the weights of an integer network written by quantise.py, at half the learning
+rate and without the part that shows large lesions alone: so a later version continues from the committed one.
 Fails loudly (exit 1) when the lesion output collapses to "nothing".
 """
 import argparse
@@ -15,7 +17,9 @@ import sys
 import time
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from torch.nn import functional as F
 
 from . import grid as g
@@ -94,6 +98,45 @@ def loss_of(logits, y, w):
     return ((5 * bce + dice) * torch.tensor(HEAD_WEIGHTS)).sum(), dice.detach()
 
 
+def start_from(net, path, images):
+    """Puts the weights of an integer network into `net`. Its batch norms are folded away, so each is set anew to the mean and variance
+    that its convolution shows on `images` [n, 2, p, p, p]: the function is the same, and training can go on."""
+    model = onnx.load(path)
+    constants = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
+    found = [n for n in model.graph.node if n.op_type == "QLinearConv"]
+    convs = [m for m in net.modules() if isinstance(m, torch.nn.Conv3d)]
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    if len(found) != len(convs):
+        sys.exit(f"{path} has {len(found)} convolutions and the network {len(convs)}: it is of another shape")
+    by_name = {}
+    for node in found:
+        i = [constants.get(n) for n in node.input]
+        by_name[node.output[0]] = (i[3].astype(np.float32) * i[4], i[8].astype(np.float32) * (i[1] * i[4]))
+    for name, part in net.named_children():
+        blocks = [part] if isinstance(part, torch.nn.Conv3d) or isinstance(part[0], torch.nn.Conv3d) else list(part)
+        for n, block in enumerate(blocks):
+            conv = block if isinstance(block, torch.nn.Conv3d) else block[0]
+            weight, bias = by_name[{"out": "y"}.get(name, name if name.startswith("up") else f"{name}_{n}")]
+            conv.weight.data.copy_(torch.from_numpy(weight))
+            if conv.bias is not None:
+                conv.bias.data.copy_(torch.from_numpy(bias))
+            else:
+                block[1].weight.data.fill_(float(np.sqrt(1 + block[1].eps)))
+                block[1].bias.data.copy_(torch.from_numpy(bias))
+    seen = {}
+    hooks = [m.register_forward_hook(lambda m, i, o: seen.__setitem__(m, (i[0].mean((0, 2, 3, 4)), i[0].var((0, 2, 3, 4))))) for m in norms]
+    with torch.no_grad():
+        net.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    for norm, (mean, variance) in seen.items():
+        variance = variance.clamp_min(1e-4)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.data.copy_(torch.sqrt(variance + norm.eps))
+        norm.bias.data.add_(mean)
+
+
 def save(path, state):
     torch.save(state, path + ".part")
     os.replace(path + ".part", path)
@@ -104,12 +147,19 @@ def main():
     p.add_argument("--steps", type=int, required=True)
     p.add_argument("--work")
     p.add_argument("--name", default="run")
+    p.add_argument("--start")
+    p.add_argument("--threads", type=int, default=1)
     args = p.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     work = g.work_folder(args.work)
     path = os.path.join(work, args.name + ".pt")
     torch.manual_seed(0)
     net = Net().to(memory_format=torch.channels_last_3d)
+    cache = Cache(os.path.join(work, "train"))
+    if args.start and not os.path.exists(path):
+        rng = np.random.default_rng([7, 1 << 30])
+        images = torch.from_numpy(np.stack([patch(rng, cache, 1.0)[0] for _ in range(16)]))
+        start_from(net, args.start, images.to(memory_format=torch.channels_last_3d))
     average = copy.deepcopy(net).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
     step, cpu_before = 0, 0.0
@@ -120,7 +170,7 @@ def main():
         optimiser.load_state_dict(state["optimiser"])
         step, cpu_before = state["step"], state["cpu_s"]
         print("resumed at step", step, flush=True)
-    cache = Cache(os.path.join(work, "train"))
+    peak = LEARNING_RATE * (0.5 if args.start else 1)
     history, awake, saved, t0 = [], [], time.time(), time.time()
 
     def checkpoint():
@@ -129,11 +179,11 @@ def main():
 
     while step < args.steps:
         fraction = step / args.steps
-        rate = float(LEARNING_RATE * min(1, (step + 1) / WARM_UP) * (0.49 * (1 + np.cos(np.pi * fraction)) + 0.02))
+        rate = float(peak * min(1, (step + 1) / WARM_UP) * (0.49 * (1 + np.cos(np.pi * fraction)) + 0.02))
         for group in optimiser.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng([7, step])
-        x, y, w = (torch.from_numpy(np.stack(a)) for a in zip(*[patch(rng, cache, fraction) for _ in range(BATCH)]))
+        x, y, w = (torch.from_numpy(np.stack(a)) for a in zip(*[patch(rng, cache, 1.0 if args.start else fraction) for _ in range(BATCH)]))
         net.train()
         logits = net(x.to(memory_format=torch.channels_last_3d))
         loss, dice = loss_of(logits, y, w)
