@@ -18,6 +18,7 @@ import torch
 
 from . import evaluate as e
 from . import grid as g
+from . import implants
 from . import normalise as n
 from .quantise import quantised_input
 
@@ -75,7 +76,7 @@ def golden(work, out):
     return entries
 
 
-def manifest(work, out, version, state, entries):
+def manifest(work, out, version, state, entries, continues):
     with open(os.path.join(work, "export", "quant.json")) as f:
         quant = json.load(f)
     with open(os.path.join(work, "eval", "points.json")) as f:
@@ -121,7 +122,7 @@ def manifest(work, out, version, state, entries):
     text += [table("[[golden]]", entry) for entry in entries]
     text.append(table("[training]", {
         "recipe": "models/train", "data": "synthetic heads from SynthSeg label maps 1-18 (Apache-2.0); no acquired image",
-        "samples": samples, "steps": state["step"], "patches": 2 * state["step"], "cpu_minutes": round(state["cpu_s"] / 60, 1),
+        **({"continues": continues} if continues else {}), "samples": samples, "steps": state["step"], "patches": 2 * state["step"], "cpu_minutes": round(state["cpu_s"] / 60, 1),
         "parameters": quant["parameters"], "gmac": round(quant["macs"] / 1e9, 2), "torch": torch.__version__.split("+")[0],
         "onnxruntime": onnxruntime.__version__, "qdq_file": "model.qdq.onnx",
         "qdq_sha256": sha256(os.path.join(out, "model.qdq.onnx")), "qdq_note": "float in and out, the same integers inside, for NPUs"}))
@@ -146,8 +147,8 @@ def card(work, out, version):
         if os.path.exists(path):
             with open(path) as f:
                 text = text.replace(f"@synthetic.{network}@", "\n".join("- " + s for s in e.summary(json.load(f))))
-        if os.path.exists(os.path.join(work, "eval", f"real.{network}.json")):
-            text = text.replace(f"@real.{network}@", real_table(work, network))
+        real = os.path.join(work, "eval", f"real.{network}.json")
+        text = text.replace(f"@real.{network}@", real_table(work, network) if os.path.exists(real) else "Not measured.")
     with open(os.path.join(work, "eval", "synthetic.int8.json")) as f:
         whole = json.load(f)
     rows = ["| inputs | wished specificity | voxel threshold | component ml | score threshold | flagged | not flagged |", "|---|---|---|---|---|---|---|"]
@@ -170,6 +171,11 @@ def card(work, out, version):
         text = text.replace("@float.studies@", str(len(part) // len(e.MODES))).replace("@float.int8@", "; ".join(words))
     with open(os.path.join(work, "eval", "points.json")) as f:
         points = json.load(f)
+    path, lines = os.path.join(work, "eval", "implants.float.json"), ["Not measured."]
+    if os.path.exists(path):
+        with open(path) as f:
+            lines = implants.summary(json.load(f), {tuple(p["inputs"]): p for p in points})
+    text = text.replace("@implants@", "\n".join("- " + s for s in lines))
     text = text.replace("@points@", "\n".join(
         f"| {' + '.join(p['inputs'])} | {p['voxel_threshold']} | {p['component_ml_min']} | {p['threshold']} | "
         f"{e.share(*p['counts'][:2])} | {e.share(*p['counts'][2:])} |" for p in points))
@@ -180,7 +186,8 @@ def card(work, out, version):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True)
-    p.add_argument("--version", default="0.1.0")
+    p.add_argument("--version", default="0.2.0")
+    p.add_argument("--continues", help="what the run started from, for the manifest")
     p.add_argument("--work")
     p.add_argument("--name", default="run")
     args = p.parse_args()
@@ -191,7 +198,7 @@ def main():
     state = torch.load(os.path.join(work, args.name + ".pt"), weights_only=True)
     entries = golden(work, args.out)
     with open(os.path.join(args.out, "manifest.toml"), "w") as f:
-        f.write(manifest(work, args.out, args.version, state, entries))
+        f.write(manifest(work, args.out, args.version, state, entries, args.continues))
     with open(os.path.join(args.out, "NOTICE"), "w") as f:
         f.write(NOTICE)
     card(work, args.out, args.version)
