@@ -41,7 +41,10 @@ def implant(rng, x, brain, diameter_mm):
         centre = places[rng.integers(len(places))].astype(float)
         if len(masks) == PER_HEAD or any(np.linalg.norm(centre - c) * g.SPACING_MM < APART_MM for c in centres):
             continue
-        box, field = blob(rng, centre, diameter_mm / 2, 1.3, 0.2)
+        shape = blob(rng, centre, diameter_mm / 2, 1.3, 0.2)
+        if shape is None:
+            continue
+        box, field = shape
         lesion, rim = np.zeros(g.SHAPE_KJI), np.zeros(g.SHAPE_KJI)
         lesion[box], rim[box] = field < 1, (field >= 1) & (field < 1.7)
         if not lesion.any():
@@ -64,7 +67,7 @@ def rule(x, brain):
 
 
 def judge(found, masks):
-    """(lesions found, false components as [ml, score], the score at which each lesion is found)."""
+    """(the score at which each lesion is found, 0 when it is not; false components as [ml, score])."""
     near = [ndimage.binary_dilation(m, CORNERS) for m in masks]
     best = [max((c["score"] for c in found if (c["mask"] & m).any()), default=0.0) for m in near]
     false = [[c["ml"], c["score"]] for c in found if not any((c["mask"] & m).any() for m in near)]

@@ -122,7 +122,8 @@ def manifest(work, out, version, state, entries, continues):
     text += [table("[[golden]]", entry) for entry in entries]
     text.append(table("[training]", {
         "recipe": "models/train", "data": "synthetic heads from SynthSeg label maps 1-18 (Apache-2.0); no acquired image",
-        **({"continues": continues} if continues else {}), "samples": samples, "steps": state["step"], "patches": 2 * state["step"], "cpu_minutes": round(state["cpu_s"] / 60, 1),
+        **({"continues": continues} if continues else {}), **({"start_sha256": state["start"]} if state.get("start") else {}),
+        "samples": samples, "steps": state["step"], "patches": 2 * state["step"], "cpu_minutes": round(state["cpu_s"] / 60, 1),
         "parameters": quant["parameters"], "gmac": round(quant["macs"] / 1e9, 2), "torch": torch.__version__.split("+")[0],
         "onnxruntime": onnxruntime.__version__, "qdq_file": "model.qdq.onnx",
         "qdq_sha256": sha256(os.path.join(out, "model.qdq.onnx")), "qdq_note": "float in and out, the same integers inside, for NPUs"}))

@@ -1,4 +1,4 @@
-"""Train the float network on the generated heads: one process, one thread, seeded by step, resumable.
+"""Train the float network on the generated heads: one process, seeded by step, resumable.
 
     python -m cns_mri.train --steps 6000 [--work DIR] [--name run] [--start ../cns-mri/model.onnx] [--threads 1]
 
@@ -6,12 +6,14 @@ In: WORK/train (re-read while it grows, so training may start before generation 
 optimiser, step, CPU seconds), replaced atomically every few minutes; calling it again resumes. WORK/NAME.ema_STEP.pt are keepsakes.
 Step n draws its patches from seed n: with a full cache two runs see the same data.
 With --start a run that has no checkpoint yet begins from the weights of an integer network written by quantise.py, at half the learning
-rate and without the part that shows large lesions alone: so a later version continues from the committed one.
+rate and without the part that shows large lesions alone: so a later version continues from the committed one. The checkpoint keeps what it
+started from (SHA-256), so resuming needs no --start. The same weights again need the same --threads.
 Fails loudly (exit 1) when the lesion output collapses to "nothing".
 """
 import argparse
 import copy
 import glob
+import hashlib
 import os
 import sys
 import time
@@ -156,7 +158,10 @@ def main():
     torch.manual_seed(0)
     net = Net().to(memory_format=torch.channels_last_3d)
     cache = Cache(os.path.join(work, "train"))
+    started = None
     if args.start and not os.path.exists(path):
+        with open(args.start, "rb") as f:
+            started = hashlib.sha256(f.read()).hexdigest()
         rng = np.random.default_rng([7, 1 << 30])
         images = torch.from_numpy(np.stack([patch(rng, cache, 1.0)[0] for _ in range(16)]))
         start_from(net, args.start, images.to(memory_format=torch.channels_last_3d))
@@ -168,13 +173,13 @@ def main():
         net.load_state_dict(state["net"])
         average.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
-        step, cpu_before = state["step"], state["cpu_s"]
+        step, cpu_before, started = state["step"], state["cpu_s"], state["start"]
         print("resumed at step", step, flush=True)
-    peak = LEARNING_RATE * (0.5 if args.start else 1)
+    peak = LEARNING_RATE * (0.5 if started else 1)
     history, awake, saved, t0 = [], [], time.time(), time.time()
 
     def checkpoint():
-        save(path, {"net": net.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
+        save(path, {"net": net.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "start": started,
                     "cpu_s": cpu_before + time.process_time()})
 
     while step < args.steps:
@@ -183,7 +188,7 @@ def main():
         for group in optimiser.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng([7, step])
-        x, y, w = (torch.from_numpy(np.stack(a)) for a in zip(*[patch(rng, cache, 1.0 if args.start else fraction) for _ in range(BATCH)]))
+        x, y, w = (torch.from_numpy(np.stack(a)) for a in zip(*[patch(rng, cache, 1.0 if started else fraction) for _ in range(BATCH)]))
         net.train()
         logits = net(x.to(memory_format=torch.channels_last_3d))
         loss, dice = loss_of(logits, y, w)
