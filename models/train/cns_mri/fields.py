@@ -1,6 +1,6 @@
 """Small operations on 3D fields used by generate.py: smooth noise, dilation, soft shapes, slice profiles.
 
-In and out: float32 or bool arrays on the 3 mm grid; `rng` is a numpy Generator.
+In and out: float32 or bool arrays on the grid of grid.py; `rng` is a numpy Generator.
 """
 import numpy as np
 import torch

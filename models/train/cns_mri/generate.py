@@ -3,8 +3,8 @@
     python -m cns_mri.generate --set train|val --count N [--first-seed S] [--work DIR]
 
 In: WORK/labels (maps 1-18 for `train`, 19-20 for `val`). Out: WORK/<set>/SEED.npz-like pairs: SEED_x.npy, float16 [2, k, j, i],
-normalised as the appliance does, and SEED_y.npy, uint8 bits: 1 enhancing lesion, 2 any abnormality, 4 brain, 8 "post-contrast look".
-A sample depends on its seed and the maps only, so the work can be stopped, resumed and shared out. About 0.5 CPU s each.
+normalised as the appliance does, and SEED_y.npy, uint8 with the bits of grid.py.
+A sample depends on its seed and the maps only, so the work can be stopped, resumed and shared out. About 1.5 CPU s each.
 
 Order of painting: place the head, classes -> intensities, normal enhancement, things that never enhance, enhancing lesions,
 then what scanner and preprocessing do (slices, bias, noise, stripping, field of view), then the normalisation.
@@ -37,8 +37,9 @@ class Head:
         turn_j = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
         turn_i = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
         self.linear = turn_k @ turn_j @ turn_i @ np.diag(rng.uniform(0.88, 1.12, 3)) + rng.uniform(-0.05, 0.05, (3, 3))
-        if rng.random() < 0.5:
-            self.linear[:, 2] *= -1  # mirror
+        self.mirrored = rng.random() < 0.5
+        if self.mirrored:
+            self.linear[:, 2] *= -1
         self.centre = m["brain" if stripped else "head"]
         self.position = np.stack(np.meshgrid(
             *[(np.arange(s, dtype=np.float32) - (s - 1) / 2) * g.SPACING_MM for s in SHAPE], indexing="ij"))
@@ -51,7 +52,7 @@ class Head:
         self.refresh()
 
     def pick(self, offset=(0.0, 0.0, 0.0)):
-        """The class at each grid point moved by `offset` (mm on the grid); 0 off the map."""
+        """Class and flags at each grid point moved by `offset` (mm on the grid); 0 off the map."""
         s = self.source if self.push is None else self.source + self.push
         o = (self.linear @ np.asarray(offset)).astype(np.float32)
         size = self.map.shape
@@ -75,20 +76,21 @@ class Head:
             self.refresh()
 
     def refresh(self):
-        self.label = self.pick()
-        lab = self.label
+        flagged = self.pick()
+        lab = self.label = flagged & g.CLASS_MASK
+        self.right, self.lateral = ((flagged & g.RIGHT) > 0) != self.mirrored, (flagged & g.LATERAL) > 0
         self.csf = lab == g.CSF
         self.tissue = (lab > 0) & (lab < g.CORD) & ~self.csf
         self.ventricle = np.isin(lab, [g.VENTRICLE, g.CHOROID])
-        core = close(self.tissue, 3)
+        core = close(self.tissue, g.steps(9))
         self.brain = core & (self.tissue | self.csf | np.isin(lab, [g.ARTERY, g.VEIN]))
-        self.inside = close(core | (self.csf & dilate(core, 2)), 1)  # the intracranial space
+        self.inside = close(core | (self.csf & dilate(core, g.steps(6))), g.steps(3))  # the intracranial space
         self.depth = distance_mm(self.inside)
 
     def average(self, *tables):
         """Each table's mean over eight points of every voxel: partial volume."""
         q = g.SPACING_MM / 4
-        around = [self.pick((k, j, i)) for k in (-q, q) for j in (-q, q) for i in (-q, q)]
+        around = [self.pick((k, j, i)) & g.CLASS_MASK for k in (-q, q) for j in (-q, q) for i in (-q, q)]
         return [sum(table[label] for label in around) / len(around) for table in tables]
 
 
@@ -149,7 +151,7 @@ def paint_fat(rng, head, t1, flair, tone):
         fat |= soft & (distance_mm(~eye) < rng.uniform(14, 24))
     if rng.random() < 0.85:
         fat |= np.isin(head.label, [g.SOFT, g.SKIN]) & (depth < rng.uniform(4, 11)) & (depth > rng.uniform(0, 4))
-    weight = ndimage.gaussian_filter(fat.astype(np.float32), 0.4) * (soft | (head.label == g.SKIN))
+    weight = ndimage.gaussian_filter(fat.astype(np.float32), 0.6) * (soft | (head.label == g.SKIN))
     texture = 1 + rng.uniform(0, 0.15) * noise(rng, g.SHAPE_KJI, 12)
     blend(t1, weight, tone["fat"] * texture)
     blend(flair, weight, tone["flair_fat"] * texture)
@@ -166,7 +168,7 @@ def paint_normal_enhancement(rng, head, t1, flair, tone):
         w = tubes(rng, u(10, 18), u(0.05, 0.13)) * (head.csf | (head.tissue & (rng.random() < 0.4)))
         blend(t1, w, np.maximum(t1, bright * u(0.95, 1.5)))
     if rng.random() < 0.6:  # sinuses wider than their label
-        w = ndimage.gaussian_filter(dilate(lab == g.VEIN).astype(np.float32), 0.5) * ~head.tissue * head.inside
+        w = ndimage.gaussian_filter(dilate(lab == g.VEIN).astype(np.float32), 0.7) * ~head.tissue * head.inside
         blend(t1, w, blood * u(0.85, 1.05))
         blend(flair, w, u(0.1, 0.8))
 
@@ -180,18 +182,18 @@ def paint_normal_enhancement(rng, head, t1, flair, tone):
     ventral = np.argwhere(lab == g.VENTRAL_DC)
     if len(ventral) > 30:
         c = ventral.mean(0)
-        near = np.sqrt((((np.indices(lab.shape).astype(np.float32).T - (c + [-6, -3, 0])).T) ** 2).sum(0)) * g.SPACING_MM
+        near = np.sqrt((((np.indices(lab.shape).astype(np.float32).T - (c + g.voxels(-18, -9, 0))).T) ** 2).sum(0)) * g.SPACING_MM
         w = (near < u(22, 38)) * head.csf * tubes(rng, u(9, 14), u(0.2, 0.4))  # circle of Willis, basilar
         blend(t1, w, blood * u(0.8, 1.1))
-        gland(c + [-7 + rng.normal(0, 1.5), -4 + rng.normal(0, 1), rng.normal(0, 0.5)], u(3.5, 8), 0.75, 0.75, 1.05)
+        gland(c + g.voxels(-21 + rng.normal(0, 4.5), -12 + rng.normal(0, 3), rng.normal(0, 1.5)), u(3.5, 8), 0.75, 0.75, 1.05)
         for side in (-1, 1):  # cavernous sinus
-            gland(c + [-7 + rng.normal(0, 1), -3.5 + rng.normal(0, 1), side * u(3, 5.5)], u(3, 6), 0.6, 0.7, 1.05)
+            gland(c + g.voxels(-21 + rng.normal(0, 3), -10.5 + rng.normal(0, 3), side * u(9, 16.5)), u(3, 6), 0.6, 0.7, 1.05)
     thalamus = np.argwhere(lab == g.THALAMUS)
     if len(thalamus) > 60:
         c = thalamus.mean(0)
         c[1] = np.percentile(thalamus[:, 1], 97)
-        gland(c + [u(-1, 1), u(0, 1.5), 0], u(2, 4.5), 0.6, 0.6, 1.0)  # pineal
-        gland(c + [u(0, 2), u(1, 4), 0], u(2, 4.5), 0.7, 0.8, 1.05)  # vein of Galen
+        gland(c + g.voxels(u(-3, 3), u(0, 4.5), 0), u(2, 4.5), 0.6, 0.6, 1.0)  # pineal
+        gland(c + g.voxels(u(0, 6), u(3, 12), 0), u(2, 4.5), 0.7, 0.8, 1.05)  # vein of Galen
     if rng.random() < 0.92:
         patchy = noise(rng, g.SHAPE_KJI, u(15, 50)) > u(-1.0, 1.3)
         edge = dilate(head.inside) & ~erode(head.inside)
@@ -202,9 +204,9 @@ def paint_normal_enhancement(rng, head, t1, flair, tone):
             blend(t1, w, bright * u(0.6, 1.3))
         cerebellum = np.isin(lab, [g.CBL_WM, g.CBL_CORTEX])
         if rng.random() < 0.7:  # tentorium
-            w = dilate(cerebellum) & dilate(np.isin(lab, [g.WM, g.CORTEX])) & head.csf & (noise(rng, g.SHAPE_KJI, 25) > u(-0.5, 1))
+            w = dilate(cerebellum) & dilate(np.isin(lab, [g.WM, g.CORTEX]), g.steps(3)) & head.csf & (noise(rng, g.SHAPE_KJI, 25) > u(-0.5, 1))
             blend(t1, w.astype(np.float32), bright * u(0.7, 1.4))
-        w = dilate(cerebellum, 2) & ~head.tissue & head.inside & (head.depth < u(3, 9)) & (noise(rng, g.SHAPE_KJI, 25) > u(-0.3, 1.2))
+        w = dilate(cerebellum, g.steps(6)) & ~head.tissue & head.inside & (head.depth < u(3, 9)) & (noise(rng, g.SHAPE_KJI, 25) > u(-0.3, 1.2))
         blend(t1, w.astype(np.float32), blood * u(0.8, 1.05))  # transverse, sigmoid, torcula
         blend(flair, w.astype(np.float32), u(0.1, 0.8))
 
@@ -275,6 +277,19 @@ def paint_never_enhancing(rng, head, t1, flair, tone, to_ventricle):
     return abnormal
 
 
+def paint_bright_before_contrast(rng, head, t1, flair, tone, to_ventricle):
+    """Blood of some days, fat or melanin: bright on T1 although no contrast agent was given."""
+    u = rng.uniform
+    for _ in range(int(rng.integers(1, 4))):
+        _, centre = place(rng, head, to_ventricle)
+        radius = np.exp(u(np.log(2.5), np.log(18)))
+        b = blob(rng, centre, radius, 1.8, 0.4)
+        if b is not None:
+            w = soft_inside(b[1], radius) * head.inside[b[0]]
+            blend(t1, w, tone["brightest"] * u(1.1, 2.0), b[0])
+            blend(flair, w, u(0.3, 2.0), b[0])
+
+
 def paint_lesion(rng, head, t1, flair, tone, lesion, enhancing, abnormal):
     """One enhancing lesion: solid, ring or patchy, with oedema. Adds its membership to `enhancing` and `abnormal`."""
     u = rng.uniform
@@ -320,7 +335,7 @@ def brain_keep(rng, head, lesion):
     """The mask that a skull-stripping tool leaves."""
     margin = rng.uniform(0, 7)
     keep = head.tissue | head.ventricle | (head.brain & (head.depth > margin)) | (lesion & head.inside)
-    keep |= close(keep, 1)
+    keep |= close(keep, g.steps(3))
     if rng.random() < 0.3:
         keep = dilate(keep)
     if rng.random() < 0.1:
@@ -331,7 +346,7 @@ def brain_keep(rng, head, lesion):
 def scan(rng, image, head, white_level, keep, shared_axis):
     """Acquire one channel: slices, bias, noise, gamma, field of view. Returns (stored values, background mask, covered mask)."""
     u = rng.uniform
-    image = ndimage.gaussian_filter(image, u(0.15, 0.6))
+    image = ndimage.gaussian_filter(image, u(0.15, 0.7))
     if rng.random() < 0.65:
         axis = shared_axis if rng.random() < 0.6 else int(rng.choice(3, p=[0.7, 0.15, 0.15]))
         thickness = u(2.5, 7.0)
@@ -340,32 +355,41 @@ def scan(rng, image, head, white_level, keep, shared_axis):
     image = image * np.exp(u(0, 0.28) * noise(rng, g.SHAPE_KJI, u(60, 160)))
     if rng.random() < 0.2:  # surface coil: bright near the outside
         image = image * (1 + u(0.1, 0.8) * np.exp(-distance_mm(head.label > 0) / u(10, 30)))
-    sd = u(0.005, 0.07) * white_level
+    sd = u(0.005, 0.09) * white_level
     real, imaginary = rng.standard_normal((2, *g.SHAPE_KJI), dtype=np.float32) * sd
     image = np.sqrt((np.clip(image, 0, None) + real) ** 2 + imaginary**2)
     if rng.random() < 0.3:
-        image = ndimage.gaussian_filter(image, u(0.2, 0.5))
+        image = ndimage.gaussian_filter(image, u(0.2, 0.7))
     if rng.random() < 0.4:
         top = np.percentile(image, 99.5)
         image = top * np.clip(image / top, 0, 3) ** u(0.75, 1.35)
+    if rng.random() < 0.12:  # the head moved: ghosts along the phase encoding
+        axis, share = int(rng.choice(3)), u(0.02, 0.12)
+        image = image * (1 - share) + share * np.roll(image, int(SHAPE[axis] * u(0.2, 0.5)), axis)
     covered = np.ones(g.SHAPE_KJI, bool)
     if rng.random() < 0.6:
-        covered[:int(rng.integers(0, 22 if rng.random() < 0.85 else 34))] = False
+        covered[:int(rng.integers(0, g.steps(66 if rng.random() < 0.85 else 102)))] = False
     if rng.random() < 0.08:
-        covered[SHAPE[0] - int(rng.integers(1, 22)):] = False
+        covered[SHAPE[0] - int(rng.integers(1, g.steps(66))):] = False
     if rng.random() < 0.15:
-        edge = int(rng.integers(1, 12))
+        edge = int(rng.integers(1, g.steps(36)))
         covered[:, :, :edge] = covered[:, :, SHAPE[2] - edge:] = False
     background = ~covered
     if keep is not None:
         background = background | ~keep
     elif rng.random() < 0.45:  # zero-filled air, some of it eating into dark parts of the head
-        background = background | (ndimage.gaussian_filter(image, 0.6) < u(0.03, 0.14) * np.percentile(image, 98))
+        background = background | (ndimage.gaussian_filter(image, 0.9) < u(0.03, 0.14) * np.percentile(image, 98))
     return image, background, covered
 
 
-def head_sample(rng, maps, force=None):
-    """One head: (two normalised channels, bits)."""
+def main_radius_mm(rng):
+    """Half the diameter of a study's main lesion: as many small ones as large ones."""
+    return float(np.exp(rng.uniform(np.log(2.5), np.log(26))))
+
+
+def head_images(rng, maps, force=None, radius_mm=main_radius_mm):
+    """One head before normalisation: (two pairs of stored values and background mask, covered mask of the T1, bits).
+    `force`: (after contrast agent?, with enhancing lesions?); `radius_mm` draws the radius of the main lesion."""
     post = rng.random() < 0.87
     positive = post and rng.random() < 0.62
     if force is not None:
@@ -376,8 +400,8 @@ def head_sample(rng, maps, force=None):
     lesions = []
     for n in range(int(rng.choice([1, 2, 3, 4, 6], p=[0.5, 0.2, 0.15, 0.1, 0.05])) if positive else 0):
         kind, centre = place(rng, head, to_ventricle)
-        low, high = (2.5, 26) if n == 0 else (2.0, 12)
-        lesions.append((kind, centre, float(np.exp(rng.uniform(np.log(low), np.log(high))))))
+        radius = radius_mm(rng) if n == 0 else float(np.exp(rng.uniform(np.log(2.0), np.log(12))))
+        lesions.append((kind, centre, radius))
     head.add_mass_effect(lesions, rng)
     to_ventricle = distance_mm(~head.ventricle)
     t_table, f_table, tone = choose_contrast(rng, post)
@@ -386,8 +410,12 @@ def head_sample(rng, maps, force=None):
     for image in (t1, flair):
         image *= 1 + grain * noise(rng, g.SHAPE_KJI, rng.uniform(4, 20)) + texture * noise(rng, g.SHAPE_KJI, 1)
     paint_fat(rng, head, t1, flair, tone)
+    normal = np.zeros(g.SHAPE_KJI, bool)
     if post:
         paint_normal_enhancement(rng, head, t1, flair, tone)
+        normal = (t1 > 1.08 * tone["brightest"]) & dilate(head.inside, g.steps(3)) & ~np.isin(head.label, [g.SOFT, g.SKIN, g.BONE, g.MARROW])
+    elif rng.random() < 0.3:
+        paint_bright_before_contrast(rng, head, t1, flair, tone, to_ventricle)
     abnormal = paint_never_enhancing(rng, head, t1, flair, tone, to_ventricle)
     enhancing = np.zeros(g.SHAPE_KJI, np.float32)
     for lesion in lesions:
@@ -397,26 +425,35 @@ def head_sample(rng, maps, force=None):
     keep = brain_keep(rng, head, lesion | (abnormal > 0.5)) if stripped else None
     removed = np.zeros(g.SHAPE_KJI, bool)
     if rng.random() < 0.03:  # failed stripping: the brain is gone, the rest stays
-        keep = ~dilate(head.inside, int(rng.integers(0, 3))) & dilate(head.label > 0)
+        keep = ~dilate(head.inside, int(rng.integers(0, 4))) & dilate(head.label > 0)
         removed = ~keep
     elif not stripped and rng.random() < 0.2:  # defaced: a half-space in front and below is zero
         k, j, _ = np.indices(g.SHAPE_KJI)
         middle = np.argwhere(head.tissue).mean(0) if head.tissue.any() else SHAPE / 2
         slope = rng.uniform(0.4, 1.6)
-        cut = ((middle[0] - k) * slope + (middle[1] - j) > rng.uniform(22, 32)) & ~dilate(head.inside)
+        cut = ((middle[0] - k) * slope + (middle[1] - j) > rng.uniform(66, 96) / g.SPACING_MM) & ~dilate(head.inside)
         keep = ~cut
     shared_axis = int(rng.choice(3, p=[0.75, 0.15, 0.1]))
     out, seen = [], None
     for channel, image in enumerate((t1, flair)):
         white = float(t_table[g.WM] if channel == 0 else f_table[g.WM])
         if channel == 1 and rng.random() < 0.4:
-            image = ndimage.shift(image, rng.uniform(-0.7, 0.7, 3), order=1, mode="nearest")
+            image = ndimage.shift(image, rng.uniform(-1, 1, 3), order=1, mode="nearest")
         stored, background, covered = scan(rng, image, head, white, keep, shared_axis)
         seen = covered if seen is None else seen
-        out.append(normalise(stored, background))
+        out.append((stored, background))
+    covered = seen
     seen = seen & ~removed
-    bits = (lesion & seen) * 1 + ((abnormal > 0.5) & seen) * 2 + (brain & seen) * 4
-    return np.stack(out), bits.astype(np.uint8) | (8 if post else 0)
+    truth = ((lesion, g.ENHANCING), (abnormal > 0.5, g.ABNORMAL), (brain, g.BRAIN), (brain & head.right, g.RIGHT_HALF),
+             (head.lateral & ~lesion, g.VENTRICLES), (normal & ~lesion & (keep if stripped else True), g.NORMAL_ENHANCEMENT))
+    bits = sum((mask & seen).astype(np.uint8) * np.uint8(bit) for mask, bit in truth)
+    return out, covered, bits | np.uint8(g.POST if post else 0)
+
+
+def head_sample(rng, maps, force=None):
+    """One head: (two normalised channels, bits)."""
+    images, _, bits = head_images(rng, maps, force)
+    return np.stack([normalise(stored, background) for stored, background in images]), bits
 
 
 def not_a_head(rng):

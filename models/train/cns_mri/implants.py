@@ -21,7 +21,7 @@ from . import evaluate as e
 from . import grid as g
 from . import real
 from .fields import blob
-from .findings import brain_mask, components
+from .findings import brain, components, touches
 from .normalise import CLIP_Z, MISSING_CHANNEL_VALUE
 
 DIAMETERS_MM = (6, 9, 13, 20, 30)
@@ -49,7 +49,7 @@ def implant(rng, x, brain, diameter_mm):
         lesion[box], rim[box] = field < 1, (field >= 1) & (field < 1.7)
         if not lesion.any():
             lesion[tuple(centre.astype(int))] = 1
-        soft, swollen = ndimage.gaussian_filter(lesion, 0.45), ndimage.gaussian_filter(rim, 0.45)
+        soft, swollen = ndimage.gaussian_filter(lesion, 0.67), ndimage.gaussian_filter(rim, 0.67)  # 1.35 mm
         x[0] += soft * (bright + rng.uniform(0.4, 2.0) - x[0])
         x[1] += soft * (middle + rng.uniform(0.5, 2.5) * spread - x[1])
         x[1] += swollen * (middle + rng.uniform(1.0, 2.5) * spread - x[1])
@@ -62,15 +62,16 @@ def rule(x, brain):
     """Components of the rule without learning."""
     z = [(c - c[brain].mean()) / (c[brain].std() + 1e-6) for c in x]
     mask = ndimage.binary_opening((z[0] > RULE_Z) & (z[1] > RULE_Z) & ndimage.binary_erosion(brain))
-    parts, count = ndimage.label(mask, CORNERS)
-    return [{"mask": parts == n, "ml": float((parts == n).sum() * g.VOXEL_ML), "score": 1.0} for n in range(1, count + 1)]
+    parts, _ = ndimage.label(mask, CORNERS)
+    return [{"box": box, "inside": parts[box] == n, "ml": float((parts[box] == n).sum() * g.VOXEL_ML), "score": 1.0}
+            for n, box in enumerate(ndimage.find_objects(parts), 1)]
 
 
 def judge(found, masks):
     """(the score at which each lesion is found, 0 when it is not; false components as [ml, score])."""
     near = [ndimage.binary_dilation(m, CORNERS) for m in masks]
-    best = [max((c["score"] for c in found if (c["mask"] & m).any()), default=0.0) for m in near]
-    false = [[c["ml"], c["score"]] for c in found if not any((c["mask"] & m).any() for m in near)]
+    best = [max((c["score"] for c in found if touches(c, m)), default=0.0) for m in near]
+    false = [[c["ml"], c["score"]] for c in found if not any(touches(c, m) for m in near)]
     return best, false
 
 
@@ -91,18 +92,20 @@ def main():
         if kind != "quiet" or "flair-as-t1" in name:
             continue
         clean, _ = real.to_grid(t1, flair)
-        brain = ndimage.binary_erosion(brain_mask(run(clean), {**e.BASE, "brain_margin_voxels": 0}))
+        inside = ndimage.binary_erosion(brain(run(clean), e.BASE))
         for mm in DIAMETERS_MM:
             for _ in range(args.repeats):
-                x, masks = implant(rng, clean, brain, mm)
+                x, masks = implant(rng, clean, inside, mm)
                 for mode in e.MODES if flair is not None else ["t1"]:
                     z = x.copy()
                     if mode == "t1":
                         z[1] = MISSING_CHANNEL_VALUE
-                    best, false = judge(components(run(z), points[tuple(e.MODES[mode])]), masks)
+                    point = points[tuple(e.MODES[mode])]
+                    logits = run(z)
+                    best, false = judge(components(logits, point, brain(logits, point)), masks)
                     row = {"brain": name, "mm": mm, "mode": mode, "network": best, "false": false}
                     if mode == "both":
-                        row["rule"], row["rule_false"] = judge(rule(x, brain), masks)
+                        row["rule"], row["rule_false"] = judge(rule(x, inside), masks)
                     rows.append(row)
         print(name, flush=True)
     with open(os.path.join(work, "eval", f"implants.{args.network}.json"), "w") as f:

@@ -5,7 +5,7 @@
 In: training_seg_NN.nii.gz (1 mm, FreeSurfer labels plus the extra-cerebral ones of the SimNIBS head atlas: 502 artery, 506 eye,
 507 other soft tissue, 508 eye muscle, 509 mucosa, 511 skin, 512 cord, 514 vein, 515/516 cortical and cancellous bone, 530 optic
 nerve; the names were checked by eye: 514 lies along the sagittal, straight and transverse sinuses).
-Out: WORK/labels/NN.npz with `labels` (uint8) and the centres `head` and `brain` (k, j, i in voxels) that the grid is placed on.
+Out: WORK/labels/NN.npz with `labels` (uint8: class, and the flags of grid.py for side and lateral ventricle) and the centres `head` and `brain` (k, j, i in voxels) that the grid is placed on.
 """
 import argparse
 import glob
@@ -25,6 +25,9 @@ MERGE = {
     g.EYE: [506], g.SOFT: [507], g.EYE_MUSCLE: [508], g.MUCOSA: [509], g.SKIN: [511], g.BONE: [515], g.MARROW: [516],
     g.OPTIC_NERVE: [530],
 }
+LATERAL = [4, 5, 43, 44, 136, 137, 163, 164]
+LEFT = [2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 26, 28]
+RIGHT = [41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 58, 60]
 
 
 def grid_centre(mask):
@@ -40,12 +43,17 @@ def merge(path):
     table = np.zeros(600, np.uint8)
     for merged, originals in MERGE.items():
         table[originals] = merged
-    ras = table[np.asarray(image.dataobj).astype(int)]
-    labels = np.ascontiguousarray(ras[::-1, ::-1].transpose(2, 1, 0))  # RAS xyz -> LPS kji
+    original = np.ascontiguousarray(np.asarray(image.dataobj).astype(int)[::-1, ::-1].transpose(2, 1, 0))  # RAS xyz -> LPS kji
+    labels = table[original]
     parts, _ = ndimage.label(labels > 0)  # specks outside the head
     labels[parts != np.bincount(parts.ravel())[1:].argmax() + 1] = 0
     brain = (labels > 0) & (labels < g.CORD) & (labels != g.CSF)
-    return labels, grid_centre(labels > 0), grid_centre(brain)
+    head, centre = grid_centre(labels > 0), grid_centre(brain)
+    side = np.isin(original, LEFT).astype(np.uint8) + 2 * np.isin(original, RIGHT).astype(np.uint8)
+    near = ndimage.distance_transform_edt(side == 0, return_distances=False, return_indices=True)
+    labels |= np.where(side[tuple(near)] == 2, g.RIGHT, 0).astype(np.uint8)  # what has no side takes that of its neighbour
+    labels |= np.where(np.isin(original, LATERAL), g.LATERAL, 0).astype(np.uint8)
+    return labels, head, centre
 
 
 def load(work, first, last):
@@ -68,7 +76,7 @@ def main():
         number = os.path.basename(path)[len("training_seg_"):][:2]
         labels, head, brain = merge(path)
         np.savez_compressed(os.path.join(out, f"{number}.npz"), labels=labels, head=head, brain=brain)
-        print(number, labels.shape, "head", head, "brain", brain, flush=True)
+        print(number, labels.shape, "right half %.3f" % (labels[(labels & g.CLASS_MASK) == g.WM] >= g.RIGHT).mean(), "head", head, "brain", brain, flush=True)
 
 
 if __name__ == "__main__":

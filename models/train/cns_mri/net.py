@@ -1,6 +1,7 @@
 """The float network: a plain 3D U-Net that becomes integers without surprises (facts/inference.md).
 
-In: [n, 2, k, j, i] normalised T1 post-contrast and FLAIR. Out: [n, 3, k, j, i] logits: enhancing lesion, any abnormality, brain.
+In: [n, 2, k, j, i] normalised T1 post-contrast and FLAIR. Out: [n, 6, k, j, i] logits: enhancing lesion, any abnormality, brain,
+the right half of the brain, lateral ventricles, structures that normally enhance.
 Only 3x3x3 and 1x1x1 convolutions, each with batch norm and ReLU, stride-2 convolutions down, nearest up-sampling, concatenated skips.
 """
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 WIDTHS = (8, 16, 32, 64)
-OUTPUTS = ("enhancing_lesion", "abnormality", "brain")
+OUTPUTS = ("enhancing_lesion", "abnormality", "brain", "right_hemisphere", "ventricle", "normal_enhancement")
 
 
 def block(inputs, outputs, size=3, stride=1):
@@ -28,7 +29,7 @@ class Net(nn.Module):
         self.up0, self.dec0 = block(b, a, 1), nn.Sequential(block(2 * a, a))
         self.out = nn.Conv3d(a, len(OUTPUTS), 1)
         with torch.no_grad():
-            self.out.bias.copy_(torch.tensor([-4.0, -3.0, -1.0]))
+            self.out.bias.copy_(torch.tensor([-4.0, -3.0, -1.0, 0.0, -3.0, -3.0]))
 
     def forward(self, x):
         s0 = self.enc0(x)

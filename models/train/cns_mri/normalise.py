@@ -1,6 +1,6 @@
 """The normalisation of one channel: the reference for the appliance, method "foreground-z/1" of the manifest.
 
-In: `values`, one channel resampled to the 3 mm grid (any affine intensity scale), and `background`, True where the grid point lies
+In: `values`, one channel resampled to the grid (any affine intensity scale), and `background`, True where the grid point lies
 outside the acquired field of view or in filled background (see `filled_background`). Out: float32 z of the same shape.
 All statistics are over the grid's points, in float64; percentiles interpolate linearly between order statistics (numpy's default):
 position (n - 1) * p / 100 in the sorted values.

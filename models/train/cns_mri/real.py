@@ -12,7 +12,7 @@ from scipy import ndimage
 from . import grid as g
 from .normalise import FOREGROUND_FRACTION, FOREGROUND_PERCENTILE, MISSING_CHANNEL_VALUE, filled_background, normalise
 
-ANTI_ALIAS_SIGMA_MM = 1.0  # Gaussian along an acquired axis that is finer than the grid (a 3 mm box has sd 0.87 mm)
+ANTI_ALIAS_SIGMA_MM = 0.67  # Gaussian along an acquired axis that is finer than the grid (a 2 mm box has sd 0.58 mm)
 
 
 @dataclasses.dataclass
