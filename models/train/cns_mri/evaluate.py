@@ -6,8 +6,8 @@
     python -m cns_mri.evaluate report --network float|int8 [--work DIR]
 
 In: WORK/val, WORK/NAME.pt or WORK/export/model.onnx; for `real`, the visible cases under DATA (see real.py).
-Out: WORK/eval/synthetic.NETWORK.json (components of each study at several voxel thresholds), points.json (the operating points,
-frozen from then on), real.NETWORK.npz (logits), real.NETWORK.json (the table); each also as a short table on stdout.
+Out: WORK/eval/synthetic.NETWORK.json (components of each study at several voxel thresholds), points.json and gates.json (the operating points and
+the limits of the gates, frozen from then on), real.NETWORK.npz (logits), real.NETWORK.json (the table); each also as a short table on stdout.
 """
 import argparse
 import glob
@@ -218,6 +218,25 @@ def choose(work):
         print(point, "sensitivity", share(hit, n), "specificity", share(quiet, m))
     with open(os.path.join(work, "eval", "points.json"), "w") as f:
         json.dump(points, f, indent=1)
+    gates = choose_gates(records)
+    print(gates)
+    with open(os.path.join(work, "eval", "gates.json"), "w") as f:
+        json.dump(gates, f, indent=1)
+
+
+def choose_gates(records):
+    """Limits of the domain from whole-enough synthetic heads: noise, and how much normal enhancement shows that contrast agent was given."""
+    heads = [r for r in records if r["mode"] == "t1" and r["true_brain_ml"] > g.DOMAIN["brain_ml_min"]]
+    after, before = ([r["normal_ml"] for r in heads if r["post"] == post] for post in (True, False))
+    noise = [r["noise_z"] for r in heads]
+    absent = float(np.percentile(after, 1))
+    seen = float(max(np.percentile(after, 10), 1.5 * max(before, default=0.0)))
+    n_seen, n_absent = sum(v >= seen for v in after), sum(v <= absent for v in before)
+    return {"noise_z_max": round(1.1 * max(noise), 3), "absent_ml_max": round(absent, 2), "seen_ml_min": round(seen, 2), "voxel_threshold": 0.5,
+            "source": f"synthetic validation set, T1 alone: {len(after)} heads after contrast agent, {len(before)} without; at most absent_ml_max: "
+                      f"{share(n_absent, len(before))} of those without and 1 % of those with; at least seen_ml_min: {share(n_seen, len(after))} of those "
+                      "with and none without",
+            "noise_source": f"1.1 times the largest of {len(noise)} synthetic heads (noise of up to 9 % of white matter)"}
 
 
 def real_studies(data):

@@ -344,8 +344,8 @@ def brain_keep(rng, head, lesion):
 
 
 def scan(rng, image, head, white_level, keep, shared_axis):
-    """Acquire one channel: slices, bias, noise, gamma, field of view. Returns (stored values, background mask, covered mask)."""
-    u = rng.uniform
+    """Acquire one channel: slices, bias, noise, gamma, field of view. Returns (stored values, background mask, covered mask, slice mm)."""
+    u, thickness = rng.uniform, g.SPACING_MM
     image = ndimage.gaussian_filter(image, u(0.15, 0.7))
     if rng.random() < 0.65:
         axis = shared_axis if rng.random() < 0.6 else int(rng.choice(3, p=[0.7, 0.15, 0.15]))
@@ -379,7 +379,7 @@ def scan(rng, image, head, white_level, keep, shared_axis):
         background = background | ~keep
     elif rng.random() < 0.45:  # zero-filled air, some of it eating into dark parts of the head
         background = background | (ndimage.gaussian_filter(image, 0.9) < u(0.03, 0.14) * np.percentile(image, 98))
-    return image, background, covered
+    return image, background, covered, thickness
 
 
 def main_radius_mm(rng):
@@ -388,7 +388,7 @@ def main_radius_mm(rng):
 
 
 def head_images(rng, maps, force=None, radius_mm=main_radius_mm):
-    """One head before normalisation: (two pairs of stored values and background mask, covered mask of the T1, bits).
+    """One head before normalisation: (per channel stored values, background mask and slice thickness, covered mask of the T1, bits).
     `force`: (after contrast agent?, with enhancing lesions?); `radius_mm` draws the radius of the main lesion."""
     post = rng.random() < 0.87
     positive = post and rng.random() < 0.62
@@ -439,9 +439,9 @@ def head_images(rng, maps, force=None, radius_mm=main_radius_mm):
         white = float(t_table[g.WM] if channel == 0 else f_table[g.WM])
         if channel == 1 and rng.random() < 0.4:
             image = ndimage.shift(image, rng.uniform(-1, 1, 3), order=1, mode="nearest")
-        stored, background, covered = scan(rng, image, head, white, keep, shared_axis)
+        stored, background, covered, slice_mm = scan(rng, image, head, white, keep, shared_axis)
         seen = covered if seen is None else seen
-        out.append((stored, background))
+        out.append((stored, background, slice_mm))
     covered = seen
     seen = seen & ~removed
     truth = ((lesion, g.ENHANCING), (abnormal > 0.5, g.ABNORMAL), (brain, g.BRAIN), (brain & head.right, g.RIGHT_HALF),
@@ -453,7 +453,7 @@ def head_images(rng, maps, force=None, radius_mm=main_radius_mm):
 def head_sample(rng, maps, force=None):
     """One head: (two normalised channels, bits)."""
     images, _, bits = head_images(rng, maps, force)
-    return np.stack([normalise(stored, background) for stored, background in images]), bits
+    return np.stack([normalise(stored, background) for stored, background, _ in images]), bits
 
 
 def not_a_head(rng):

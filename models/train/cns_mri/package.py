@@ -32,6 +32,15 @@ The label maps are not part of this folder. No acquired image was used to train,
 the golden cases are synthetic.
 """
 
+SIGNS = {
+    "midline_shift_mm_min": 5.0,
+    "midline_shift_source": "Brain Trauma Foundation, Bullock 2006 (Neurosurgery 58, S2-16 and S2-25): a shift of more than 5 mm is an indication to "
+                            "operate on a subdural or parenchymal mass; taken over here as the size from which people are called at once",
+    "ventricle_index_min": 0.37,
+    "ventricle_index_source": "Evans 1942: above 0.30 the ventricles are enlarged, which many old people's are; GUESS: 0.37, so that only plain "
+                              "hydrocephalus calls people at once",
+}
+
 
 def sha256(path):
     with open(path, "rb") as f:
@@ -81,6 +90,8 @@ def manifest(work, out, version, state, entries, continues):
         quant = json.load(f)
     with open(os.path.join(work, "eval", "points.json")) as f:
         points = json.load(f)
+    with open(os.path.join(work, "eval", "gates.json")) as f:
+        gates = json.load(f)
     samples = len(glob.glob(os.path.join(work, "train", "*_y.npy")))
     text = [
         table("# Written by models/train (python -m cns_mri.package); figures and their meaning: CARD.md", {
@@ -90,7 +101,7 @@ def manifest(work, out, version, state, entries, continues):
                           "scale": quant["input_scale"], "zero_point": quant["input_zero_point"]}),
         table("[[input.channels]]", {"role": "t1_post", "required": True}),
         table("[[input.channels]]", {"role": "flair", "required": False}),
-        "# models/train/cns_mri/normalise.py is the reference. Per channel, on the 3 mm grid:\n"
+        "# models/train/cns_mri/normalise.py is the reference. Per channel, on the grid:\n"
         "# background = off the acquired field of view, or filled: where the acquired volume's single most frequent stored value fills\n"
         "#   more than background_mode_fraction of its voxels, the mask of voxels with that value is resampled with the intensities'\n"
         "#   weights and a grid point with more than 0.5 of it is background;\n"
@@ -115,7 +126,12 @@ def manifest(work, out, version, state, entries, continues):
                       f"flagged {e.share(hit, positive)}, not flagged {e.share(quiet, negative)}, 95 % Wilson; chosen on the same set, "
                       "so optimistic; real cases: CARD.md"},
             {"brain_margin_voxels": "largest 6-connected part of the brain output, dilated by so many 6-neighbour steps"}))
-    text.append(table("[domain]", g.DOMAIN))
+    domain = {**g.DOMAIN, "noise_z_max": gates["noise_z_max"]}
+    domain["source"] += "; noise_z_max: " + gates["noise_source"]
+    text.append(table("[domain]", domain))
+    text.append(table("[signs]", SIGNS))
+    text.append("# Volume of normal_enhancement at or above voxel_threshold in and around the brain.\n" + table("[contrast]", {
+        k: gates[k] for k in ("voxel_threshold", "seen_ml_min", "absent_ml_max", "source")}))
     text.append(table("[critical]", {
         "total_enhancing_ml_min": 10.0, "max_diameter_mm_min": 30.0,
         "source": "GUESS, from no data and no guideline: a volume or diameter at which mass effect is likely; the site's radiologists must set it"}))
@@ -123,7 +139,7 @@ def manifest(work, out, version, state, entries, continues):
     text.append(table("[training]", {
         "recipe": "models/train", "data": "synthetic heads from SynthSeg label maps 1-18 (Apache-2.0); no acquired image",
         **({"continues": continues} if continues else {}), **({"start_sha256": state["start"]} if state.get("start") else {}),
-        "samples": samples, "steps": state["step"], "patches": 2 * state["step"], "cpu_minutes": round(state["cpu_s"] / 60, 1),
+        "samples": samples, "steps": state["step"], "patches": state["patches_per_step"] * state["step"], "cpu_minutes": round(state["cpu_s"] / 60, 1),
         "parameters": quant["parameters"], "gmac": round(quant["macs"] / 1e9, 2), "torch": torch.__version__.split("+")[0],
         "onnxruntime": onnxruntime.__version__, "qdq_file": "model.qdq.onnx",
         "qdq_sha256": sha256(os.path.join(out, "model.qdq.onnx")), "qdq_note": "float in and out, the same integers inside, for NPUs"}))

@@ -3,7 +3,7 @@
     python -m cns_mri.studies --program scanside [--count 200] [--models ../] [--work DIR]
 
 In: WORK/labels (maps 19 and 20, never trained on), the program. Out: WORK/eval/studies.json, a record per study and set of inputs, and a
-table: flagged, not flagged and indeterminate by kind, AUC of the score, and by lesion size, with 95 % intervals.
+table: flagged, not flagged and indeterminate by kind, AUC of the score, by lesion size and by slice thickness, with 95 % intervals.
 
 Kinds: `lesion` (half of them), `quiet`, and, beside these, `no-contrast`: a T1 without contrast agent that is tagged as if it had one
 (a tenth). The main lesion's diameter is log-normal with mean 19.9 mm, as Kueker 2005 found in primary CNS lymphoma (deviation of the
@@ -30,6 +30,7 @@ from .labels import load
 SEED = 20261125
 DIAMETER_MEAN_MM, LOG_SD = 19.9, 0.45
 SIZES_ML = ((0.0, 0.5), (0.5, 2.0), (2.0, 8.0), (8.0, 999.0))
+SLICES_MM = ((0, 2.5), (2.5, 5), (5, 7.1))
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 PHYSICS = {"t1": dict(ScanningSequence=["GR", "IR"], SequenceVariant=["SP", "MP"], MRAcquisitionType="3D", RepetitionTime="1900",
                       EchoTime="2.3", InversionTime="900", FlipAngle="9", ContrastBolusAgent="GADOBUTROL"),
@@ -58,8 +59,8 @@ def make(n, maps):
 def write(folder, n, images, covered):
     """The series of one study; what lies outside the field of view is cut off. Returns the Study Instance UID."""
     box = ndimage.find_objects(covered.astype(np.uint8))[0]
-    uid = [generate_uid(entropy_srcs=["scanside held-out study", str(n), str(part)]) for part in range(3)]
-    for series, (name, (stored, background)) in enumerate(zip(("t1", "flair"), images), 1):
+    uid = [generate_uid(entropy_srcs=["scanside held-out study", str(n), str(part)]) for part in range(4)]
+    for series, (name, (stored, background, _)) in enumerate(zip(("t1", "flair"), images), 1):
         stored = np.where(background, 0, stored)[box]
         top = np.percentile(stored, 99.9)
         pixels = np.clip(np.rint(stored * (2500.0 / max(top, 1e-6))), 0, 4095).astype(np.uint16)
@@ -69,7 +70,7 @@ def write(folder, n, images, covered):
             d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = MR_IMAGE_STORAGE
             d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID = generate_uid(entropy_srcs=[uid[0], name, str(k)])
-            d.StudyInstanceUID, d.SeriesInstanceUID, d.FrameOfReferenceUID = uid[0], uid[series], uid[0] + ".1"
+            d.StudyInstanceUID, d.SeriesInstanceUID, d.FrameOfReferenceUID = uid[0], uid[series], uid[3]
             d.PatientName, d.PatientID, d.Modality, d.Manufacturer = "SYNTHETIC", "SYNTHETIC", "MR", "scanside"
             d.SeriesNumber, d.InstanceNumber, d.SeriesDescription = series, k + 1, name
             d.ImageType, d.BodyPartExamined = ["ORIGINAL", "PRIMARY", "M"], "BRAIN"
@@ -121,6 +122,11 @@ def summary(records):
             part = [r for r in mine if r["kind"] == "lesion" and low <= r["largest_ml"] < high]
             cells.append(f"{low:g}-{high:g} ml {e.share(sum(r['verdict'] == 'flagged' for r in part), len(part))}")
         lines.append(f"{inputs} flagged by the largest lesion: " + ", ".join(cells))
+        cells = []
+        for low, high in SLICES_MM:
+            part = [r for r in mine if r["kind"] == "lesion" and low <= r["slice_mm"] < high]
+            cells.append(f"{low:g}-{high:g} mm {e.share(sum(r['verdict'] == 'flagged' for r in part), len(part))}")
+        lines.append(f"{inputs} flagged by the thickness of the T1's slices: " + ", ".join(cells))
         flagged = [r for r in mine if r["kind"] == "lesion" and r["verdict"] == "flagged"]
         lines.append(f"{inputs} flagged for a true lesion: {e.share(sum(r['on_lesion'] for r in flagged), len(flagged))}")
         shifts = [abs(r["signs"]["midline-shift"]) for r in mine if r["kind"] == "quiet" and r["signs"].get("midline-shift") is not None]
@@ -152,7 +158,7 @@ def main():
                 uid = write(folder, n, images[:1 if inputs == "t1" else 2], covered)
                 verdict = verdicts(args.program, args.models, folder)[uid]
             records.append({
-                "study": n, "kind": kind, "inputs": inputs, "largest_ml": round(largest, 3), "verdict": verdict["verdict"],
+                "study": n, "kind": kind, "inputs": inputs, "largest_ml": round(largest, 3), "slice_mm": round(images[0][2], 2), "verdict": verdict["verdict"],
                 "urgency": verdict["urgency"], "score": verdict["score"], "reasons": [r["code"] for r in verdict["reasons"]],
                 "used": [s["role"] for s in verdict["series"] if s["used"]], "signs": {s["code"]: s["value"] for s in verdict.get("signs", [])},
                 "on_lesion": hits(verdict, (bits & g.ENHANCING) > 0), "timing_ms": verdict["timing_ms"]})
