@@ -26,10 +26,12 @@ from . import evaluate as e
 from . import grid as g
 from .generate import MAPS, head_images
 from .labels import load
+from .signs import midline_shift_mm
 
 SEED = 20261125
 DIAMETER_MEAN_MM, LOG_SD = 19.9, 0.45
 SIZES_ML = ((0.0, 0.5), (0.5, 2.0), (2.0, 8.0), (8.0, 999.0))
+SHIFT_MM = 5.0  # as in the manifest
 SLICES_MM = ((0, 2.5), (2.5, 5), (5, 7.1))
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 PHYSICS = {"t1": dict(ScanningSequence=["GR", "IR"], SequenceVariant=["SP", "MP"], MRAcquisitionType="3D", RepetitionTime="1900",
@@ -129,10 +131,15 @@ def summary(records):
         lines.append(f"{inputs} flagged by the thickness of the T1's slices: " + ", ".join(cells))
         flagged = [r for r in mine if r["kind"] == "lesion" and r["verdict"] == "flagged"]
         lines.append(f"{inputs} flagged for a true lesion: {e.share(sum(r['on_lesion'] for r in flagged), len(flagged))}")
-        shifts = [abs(r["signs"]["midline-shift"]) for r in mine if r["kind"] == "quiet" and r["signs"].get("midline-shift") is not None]
-        if shifts:
-            lines.append(f"{inputs} midline shift measured on {len(shifts)} quiet heads, mm at 50, 95, 100 %: "
-                         f"{np.percentile(shifts, [50, 95, 100]).round(1).tolist()}")
+        pairs = [(abs(r["true_shift_mm"]), abs(r["signs"]["midline-shift"])) for r in mine
+                 if r["true_shift_mm"] is not None and r["signs"].get("midline-shift") is not None]
+        if pairs:
+            true, seen = np.array(pairs).T
+            large = true >= SHIFT_MM
+            lines.append(f"{inputs} midline shift: measured on {len(pairs)} of {sum(r['true_shift_mm'] is not None for r in mine)} heads; error against the "
+                         f"true map, mm at 50, 90, 100 %: {np.percentile(np.abs(true - seen), [50, 90, 100]).round(1).tolist()}; of those with a true shift of "
+                         f"{SHIFT_MM} mm and more {e.share(int((seen[large] >= SHIFT_MM).sum()), int(large.sum()))} are measured so, of the others "
+                         f"{e.share(int((seen[~large] >= SHIFT_MM).sum()), int((~large).sum()))}")
     return lines
 
 
@@ -153,12 +160,13 @@ def main():
         largest = float(np.bincount(parts.ravel())[1:].max() * g.VOXEL_ML) if count else 0.0
         if kind == "lesion" and largest < e.LESION_ML_MIN:
             continue  # cut off by the field of view: neither with nor without
+        shift = midline_shift_mm((bits & g.BRAIN) > 0, (bits & g.RIGHT_HALF) > 0, (bits & g.VENTRICLES) > 0)
         for inputs in ("both", "t1"):
             with tempfile.TemporaryDirectory() as folder:
                 uid = write(folder, n, images[:1 if inputs == "t1" else 2], covered)
                 verdict = verdicts(args.program, args.models, folder)[uid]
             records.append({
-                "study": n, "kind": kind, "inputs": inputs, "largest_ml": round(largest, 3), "slice_mm": round(images[0][2], 2), "verdict": verdict["verdict"],
+                "study": n, "kind": kind, "inputs": inputs, "largest_ml": round(largest, 3), "true_shift_mm": None if shift is None else round(shift, 2), "slice_mm": round(images[0][2], 2), "verdict": verdict["verdict"],
                 "urgency": verdict["urgency"], "score": verdict["score"], "reasons": [r["code"] for r in verdict["reasons"]],
                 "used": [s["role"] for s in verdict["series"] if s["used"]], "signs": {s["code"]: s["value"] for s in verdict.get("signs", [])},
                 "on_lesion": hits(verdict, (bits & g.ENHANCING) > 0), "timing_ms": verdict["timing_ms"]})
