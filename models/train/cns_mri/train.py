@@ -30,13 +30,14 @@ from . import grid as g
 from .net import Net
 from .normalise import BACKGROUND_VALUE, CLIP_Z, MISSING_CHANNEL_VALUE
 
-PATCH = 48  # voxels: 96 mm
+PATCHES = ((48, 48, 48), (24, 48, 96))  # voxels: a cube of 96 mm; a slab from ear to ear, which shows what is right and left
+WIDE_SHARE = 0.4  # of the steps
 BATCH, CUDA_BATCH = 2, 32  # patches a process and step
 LEARNING_RATE, WARM_UP, EMA = 1.2e-3, 60, 0.995
 LARGE_VOXELS = 125  # the first part of the run shows lesions of at least 1 ml
 SIZE_ML, SIZE_WEIGHTS = 2.0, (1.0, 3.0)
 CORNERS = np.ones((3, 3, 3))
-HEAD_WEIGHTS = (1.0, 0.25, 0.25, 0.15, 0.15, 0.15)
+HEAD_WEIGHTS = (1.0, 0.25, 0.25, 0.3, 0.15, 0.15)
 POSITIVE_WEIGHTS = (6.0, 2.0, 1.0, 1.0, 2.0, 2.0)
 
 
@@ -66,23 +67,24 @@ class Cache:
         self.large = [s for s in self.lesion if sum(map(len, s[2])) >= LARGE_VOXELS]
 
 
-def patch(rng, cache, fraction):
-    """One augmented patch: (image [2, p, p, p], targets [6, p, p, p], weights)."""
+def patch(rng, cache, fraction, size=PATCHES[0]):
+    """One augmented patch: (image [2, *size], targets [6, *size], weights)."""
     if rng.random() < 0.55:
         pool = cache.large if fraction < 0.4 and rng.random() < 0.85 else cache.lesion
         image, bits, where = pool[rng.integers(len(pool))]
         aim = where[rng.integers(len(where))] if rng.random() < 0.85 else None  # each lesion as often as another, whatever its size
     else:
         image, bits, _ = cache.quiet[rng.integers(len(cache.quiet))]
-        other = np.flatnonzero(bits & g.ABNORMAL) if rng.random() < 0.35 else np.zeros(0, int)
-        aim = other if other.size else None  # look at what never enhances
-    shape = np.array(bits.shape)
+        look = rng.random()  # at what never enhances, at what enhances and is no lesion, or anywhere
+        other = np.flatnonzero(bits & (g.ABNORMAL if look < 0.35 else g.NORMAL_ENHANCEMENT)) if look < 0.65 else np.zeros(0, int)
+        aim = other if other.size else None
+    shape, size = np.array(bits.shape), np.array(size)
     if aim is not None:
-        centre = np.array(np.unravel_index(aim[rng.integers(aim.size)], bits.shape)) + rng.integers(-PATCH // 3, PATCH // 3 + 1, 3)
+        centre = np.array(np.unravel_index(aim[rng.integers(aim.size)], bits.shape)) + rng.integers(-size // 3, size // 3 + 1)
     else:
-        centre = shape // 2 + (rng.uniform(-0.5, 0.5, 3) * (shape - PATCH * 0.6)).astype(int)
-    low = np.clip(centre - PATCH // 2, 0, shape - PATCH)
-    box = tuple(slice(a, a + PATCH) for a in low)
+        centre = shape // 2 + (rng.uniform(-0.5, 0.5, 3) * (shape - size * 0.6)).astype(int)
+    low = np.clip(centre - size // 2, 0, shape - size)
+    box = tuple(slice(a, a + s) for a, s in zip(low, size))
     x, bits = np.asarray(image[(slice(None), *box)], np.float32), bits[box]
     half = bits & g.RIGHT_HALF
     if rng.random() < 0.5:
@@ -213,7 +215,8 @@ def run(rank, args):
         average.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
         step, cpu_before, started = state["step"], state["cpu_s"], state["start"]
-        print("resumed at step", step, flush=True)
+        if rank == 0:
+            print("resumed at step", step, flush=True)
     peak = LEARNING_RATE * (0.8 if started else 1)
     history, saved, t0 = [], time.time(), time.time()
 
@@ -229,7 +232,8 @@ def run(rank, args):
         for group in optimiser.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng([7, step, rank])
-        patches = [patch(rng, cache, 1.0 if started else fraction) for _ in range(batch)]
+        size = PATCHES[int(np.random.default_rng([7, step]).random() < WIDE_SHARE)]  # the same in all processes
+        patches = [patch(rng, cache, 1.0 if started else fraction, size) for _ in range(batch)]
         x, y, w = (torch.from_numpy(np.stack(a)).to(device) for a in zip(*patches))
         net.train()
         logits = net(x.to(memory_format=torch.channels_last_3d))
