@@ -106,6 +106,12 @@ pub fn in_words(verdict: &Verdict, n_instances: usize) -> String {
             finding.id, finding.volume_ml, finding.max_diameter_mm, finding.score
         ));
     }
+    for sign in &verdict.signs {
+        let unit = if sign.code.unit() == "1" { String::new() } else { format!(" {}", sign.code.unit()) };
+        let side = sign.side.map(|side| format!(" to the {}", side.as_str())).unwrap_or_default();
+        let limit = sign.threshold.map(|limit| format!(" (limit {limit}{unit})")).unwrap_or_default();
+        lines.push(format!("  sign {}: {:.2}{unit}{side}{limit}", sign.code.as_str(), sign.value));
+    }
     for series in &verdict.series {
         let used = if series.used { "used" } else { "not used" };
         lines.push(format!("  series {}: {} ({used})", series.series_instance_uid, series.role));
