@@ -6,17 +6,11 @@ use scanside::domain::*;
 use scanside::triage::signs::{Measured, measure};
 use scanside::triage::{Assessed, TriageInput, brain_mask, decide};
 
+#[path = "phantom/model.rs"]
+mod model;
 mod phantom;
-use phantom::{Phantom, QUANTISATION};
-
-fn limits() -> SignLimits {
-    SignLimits {
-        midline_shift_mm_min: 5.0,
-        midline_shift_source: "test".into(),
-        ventricle_index_min: 0.37,
-        ventricle_index_source: "test".into(),
-    }
-}
+use model::{QUANTISATION, limits, model};
+use phantom::Phantom;
 
 fn signs_of(findings: &Findings) -> Measured {
     let mask = brain_mask(&findings.brain, &findings.grid, 0.5, 1).expect("a brain");
@@ -148,7 +142,7 @@ proptest! {
 }
 
 fn verdict(findings: Findings, channels: Vec<Option<Volume>>, change: impl FnOnce(&mut ModelSpec)) -> Verdict {
-    let mut model = phantom::model(&findings.grid, limits());
+    let mut model = model(&findings.grid);
     change(&mut model);
     decide(TriageInput {
         study_instance_uid: Uid::try_new("1.2.3").expect("a UID"),

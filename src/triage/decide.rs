@@ -62,7 +62,7 @@ pub(super) struct Decision {
 
 impl Decision {
     /// Takes the answer back for these reasons; measures and notes stay.
-    pub(super) fn to_indeterminate(&mut self, reasons: Vec<Reason>) {
+    pub(super) fn take_back(&mut self, reasons: Vec<Reason>) {
         let (signs, notes) = (std::mem::take(&mut self.signs), std::mem::take(&mut self.notes));
         *self = Self { signs, notes, ..refused(reasons) };
     }

@@ -65,7 +65,7 @@ pub(super) fn doubt(decision: &mut Decision, enhancement_ml: Option<f64>, noise_
         doubts.push(Reason::new(ReasonCode::TooNoisy, text));
     }
     if !doubts.is_empty() && decision.kind == VerdictKind::NotFlagged {
-        decision.to_indeterminate(doubts);
+        decision.take_back(doubts);
     }
 }
 

@@ -137,10 +137,10 @@ mod tests {
             let mut next = 0;
             while next < part.len() {
                 let here = at(part[next]);
-                for other in 0..open.len() {
+                for (other, open) in open.iter_mut().enumerate() {
                     let steps: Vec<usize> = here.iter().zip(at(other)).map(|(a, b)| a.abs_diff(b)).collect();
                     let touches = steps.iter().all(|&s| s <= 1) && (!faces_only || steps.iter().sum::<usize>() == 1);
-                    if touches && std::mem::replace(&mut open[other], false) {
+                    if touches && std::mem::replace(open, false) {
                         part.push(other);
                     }
                 }

@@ -4,8 +4,8 @@
 
 use scanside::domain::*;
 
-/// 16 steps of a logit are one.
-pub const QUANTISATION: Quantisation = Quantisation { scale: 0.0625, zero_point: 0 };
+use super::model::{QUANTISATION, identity};
+
 /// Half axes of the brain, left to right, front to back, top to bottom, mm.
 const BRAIN_MM: [f64; 3] = [68.0, 85.0, 62.0];
 /// Each lateral ventricle: width, length, height, mm.
@@ -14,25 +14,25 @@ const VENTRICLE_MM: [f64; 3] = [16.0, 90.0, 20.0];
 const LEVEL_MM: f64 = 8.0;
 
 #[derive(Clone, Debug)]
-pub struct Phantom {
+pub(crate) struct Phantom {
     /// Largest shift of the midline, mm; positive to the patient's left.
-    pub shift_mm: f64,
+    pub(crate) shift_mm: f64,
     /// From the outer wall of one frontal horn to that of the other, mm.
-    pub horns_mm: f64,
+    pub(crate) horns_mm: f64,
     /// Turned about the vertical axis, tilted to a side, nodded: degrees.
-    pub turned_deg: [f64; 3],
+    pub(crate) turned_deg: [f64; 3],
     /// Centre of the brain off the grid's centre, mm.
-    pub centre_mm: [f64; 3],
+    pub(crate) centre_mm: [f64; 3],
     /// How deep the front of the midline is dented, mm.
-    pub dent_mm: f64,
+    pub(crate) dent_mm: f64,
     /// The midline of each row of voxels is off by up to this much, mm.
-    pub ragged_mm: f64,
+    pub(crate) ragged_mm: f64,
     /// Temporal horns, and trigones that reach far to the sides.
-    pub temporal_horns: bool,
+    pub(crate) temporal_horns: bool,
     /// An enhancing lesion of some millilitres.
-    pub lesion: bool,
+    pub(crate) lesion: bool,
     /// Normal enhancement along the vertex, ml.
-    pub vessels_ml: f64,
+    pub(crate) vessels_ml: f64,
 }
 
 impl Default for Phantom {
@@ -53,16 +53,16 @@ impl Default for Phantom {
 
 impl Phantom {
     /// Width of the brain at the level of the ventricles, mm.
-    pub fn brain_width_mm(&self) -> f64 {
+    pub(crate) fn brain_width_mm(&self) -> f64 {
         2.0 * BRAIN_MM[0] * (1.0 - (LEVEL_MM / BRAIN_MM[2]).powi(4)).powf(0.25)
     }
 
-    pub fn ventricles_ml(&self) -> f64 {
+    pub(crate) fn ventricles_ml(&self) -> f64 {
         2.0 * VENTRICLE_MM.iter().product::<f64>() / 1000.0
     }
 
     /// The maps on a grid that holds the head.
-    pub fn findings(&self, spacing_mm: f64) -> Findings {
+    pub(crate) fn findings(&self, spacing_mm: f64) -> Findings {
         let shape_kji = [192.0, 240.0, 192.0].map(|mm: f64| (mm / spacing_mm) as usize);
         let half = shape_kji.map(|n| (n as f64 - 1.0) / 2.0);
         let mut maps: [Vec<i8>; 5] = std::array::from_fn(|_| Vec::new());
@@ -139,18 +139,8 @@ fn product(a: &[[f64; 3]; 3], b: &[[f64; 3]; 3]) -> [[f64; 3]; 3] {
     std::array::from_fn(|row| std::array::from_fn(|column| (0..3).map(|n| a[row][n] * b[n][column]).sum()))
 }
 
-fn identity() -> ModelIdentity {
-    ModelIdentity {
-        name: "test".into(),
-        version: "1".into(),
-        sha256: "0".repeat(64),
-        engine: "tract".into(),
-        precision: "int8".into(),
-    }
-}
-
 /// Left and right exchanged.
-pub fn mirrored(findings: &Findings) -> Findings {
+pub(crate) fn mirrored(findings: &Findings) -> Findings {
     let n_i = findings.grid.shape_kji[2];
     let turn = |map: &ScoreMap, sign: i8| {
         let rows = map.logits_kji().chunks_exact(n_i);
@@ -167,49 +157,5 @@ pub fn mirrored(findings: &Findings) -> Findings {
             normal_enhancement: turn(&maps.normal_enhancement, 1),
         }),
         ..findings.clone()
-    }
-}
-
-/// A model of six outputs for that grid.
-pub fn model(grid: &Grid, signs: SignLimits) -> ModelSpec {
-    let outputs = ["enhancing_lesion", "abnormality", "brain", "right_hemisphere", "ventricle", "normal_enhancement"];
-    ModelSpec {
-        identity: identity(),
-        spacing_mm: grid.spacing_mm,
-        shape_kji: grid.shape_kji,
-        channels: vec![InputChannel { role: Role::T1Post, required: true }],
-        input_quantisation: QUANTISATION,
-        output_quantisation: QUANTISATION,
-        output_channels: outputs.map(str::to_owned).to_vec(),
-        normalisation: Normalisation {
-            background_mode_fraction: 0.1,
-            foreground_fraction: 0.1,
-            foreground_percentile: 99.0,
-            clip_percentiles: [0.5, 99.5],
-            clip_z: [-4.0, 6.0],
-            background_value: -4.0,
-            missing_channel_value: 0.0,
-        },
-        operating_points: vec![OperatingPoint {
-            inputs: vec![Role::T1Post],
-            voxel_threshold: 0.5,
-            brain_threshold: 0.5,
-            brain_margin_voxels: 1,
-            component_ml_min: 0.2,
-            threshold: 0.8,
-            sensitivity: 0.9,
-            specificity: 0.95,
-            source: "test".into(),
-        }],
-        brain_ml_min: 500.0,
-        brain_ml_max: 3000.0,
-        brain_mean_height_mm_min: 40.0,
-        slice_spacing_mm_max: 7.0,
-        critical_total_ml_min: 20.0,
-        critical_diameter_mm_min: 60.0,
-        critical_source: "test".into(),
-        signs: Some(signs),
-        contrast: Some(ContrastLimits { voxel_threshold: 0.5, seen_ml_min: 10.0, absent_ml_max: 2.0, source: "test".into() }),
-        noise_z_max: None,
     }
 }
