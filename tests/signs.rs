@@ -115,7 +115,7 @@ fn a_ragged_boundary_is_not_taken_for_a_shift() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn the_mirror_image_has_the_same_shift_to_the_other_side(shift_mm_ in -9.0..9.0_f64, yaw in -10.0..10.0_f64, roll in -10.0..10.0_f64) {

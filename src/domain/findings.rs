@@ -46,11 +46,9 @@ impl ScoreMap {
     /// One entry per voxel: whether its score is `threshold` or more.
     #[must_use]
     pub fn at_least(&self, threshold: f32) -> Vec<bool> {
-        let mut reaches = [false; 256];
-        for (reaches, score) in reaches.iter_mut().zip(self.table.iter()) {
-            *reaches = *score >= threshold;
-        }
-        self.logits_kji.iter().map(|q| reaches[usize::from(q.wrapping_sub(i8::MIN).cast_unsigned())]).collect()
+        // Scores rise with the logit (a scale is positive), so that one comparison of integers per voxel does.
+        let lowest = (i8::MIN..=i8::MAX).zip(self.table.iter()).find(|(_, score)| **score >= threshold).map(|(q, _)| q);
+        lowest.map_or_else(|| vec![false; self.len()], |lowest| self.logits_kji.iter().map(|&q| q >= lowest).collect())
     }
 
     /// The int8 logits, C order k, j, i.
@@ -102,6 +100,7 @@ mod tests {
         assert!((map.score(100) - 0.5).abs() < 1e-6, "index 100 is q = -28");
         assert!((1..256).all(|idx| map.score(idx) >= map.score(idx - 1)));
         assert!(map.score(256).abs() < f32::EPSILON, "outside the map there is no score");
+        assert_eq!(map.at_least(2.0), [false; 256]);
         assert_eq!(map.at_least(0.5), (0..256).map(|idx| map.score(idx) >= 0.5).collect::<Vec<_>>());
     }
 }

@@ -107,7 +107,7 @@ impl Phantom {
 
     /// How far inside each structure a point of the head lies, mm: lesion, brain, right half, ventricles, normal enhancement.
     fn inside_mm(&self, [x, y, z]: [f64; 3]) -> [f64; 5] {
-        let r = BRAIN_MM.iter().zip([x, y, z]).map(|(half, at)| (at / half).powi(4)).sum::<f64>().powf(0.25);
+        let r = BRAIN_MM.iter().zip([x, y, z]).map(|(half, at)| (at / half).powi(4)).sum::<f64>().sqrt().sqrt();
         let brain = (1.0 - r) * 65.0;
         let bump =
             |at: f64, half: f64| if at.abs() < half { (at / half * std::f64::consts::FRAC_PI_2).cos().powi(2) } else { 0.0 };
