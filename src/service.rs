@@ -20,6 +20,7 @@ pub mod pipeline;
 mod settings;
 mod sink;
 mod status;
+mod untagged;
 mod vitals;
 
 pub use appliance::Service;

@@ -195,6 +195,93 @@ fn every_fault_of_a_manifest_is_named_at_once() {
     assert_eq!(manifest_faults("schema =", "schema = ="), ["manifest.toml"]);
 }
 
+const SIX: &str =
+    r#"channels = ["enhancing_lesion", "abnormality", "brain", "right_hemisphere", "ventricle", "normal_enhancement"]"#;
+const TABLES: &str = r#"
+[signs]
+midline_shift_mm_min = 5
+midline_shift_source = "none"
+ventricle_index_min = 0.37
+ventricle_index_source = "none"
+[contrast]
+voxel_threshold = 0.5
+seen_ml_min = 10.0
+absent_ml_max = 2.0
+source = "none"
+"#;
+
+/// A copy of the tiny package with the six-output network and a manifest changed to it, and then changed further.
+fn six(change: impl FnOnce(String) -> String) -> tempfile::TempDir {
+    use sha2::Digest;
+    let hex = |name: &str| {
+        let bytes = std::fs::read(tiny_dir().join(name)).expect("reads");
+        sha2::Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect::<String>()
+    };
+    let dir = altered("manifest.toml", |bytes| {
+        let text = String::from_utf8(bytes).expect("text");
+        let text = text.replace(&hex("model.onnx"), &hex("six.onnx")).replace(&hex("golden.output.i8"), &hex("six.output.i8"));
+        let text = text.replace(r#"channels = ["enhancing_lesion", "abnormality", "brain"]"#, SIX) + TABLES;
+        change(text).into_bytes()
+    });
+    std::fs::copy(tiny_dir().join("six.onnx"), dir.path().join("model.onnx")).expect("copies");
+    std::fs::copy(tiny_dir().join("six.output.i8"), dir.path().join("golden.output.i8")).expect("copies");
+    dir
+}
+
+fn six_faults(change: impl FnOnce(String) -> String) -> Vec<String> {
+    let error = ModelPackage::load(six(change).path()).expect_err("faulty");
+    error.faults.iter().map(|fault| fault.at.clone()).collect()
+}
+
+#[test]
+fn the_six_outputs_and_their_tables_come_together_or_not_at_all() {
+    let spec =
+        ModelPackage::load(six(|text| text.replace("body_part", "noise_z_max = 0.8\nbody_part")).path()).expect("valid").spec;
+    assert_eq!(spec.signs.map(|signs| signs.midline_shift_mm_min), Some(5.0));
+    assert_eq!(spec.contrast.map(|contrast| (contrast.seen_ml_min, contrast.absent_ml_max)), Some((10.0, 2.0)));
+    assert_eq!(spec.noise_z_max, Some(0.8));
+    let tiny = ModelPackage::load(&tiny_dir()).expect("valid").spec;
+    assert_eq!((tiny.signs, tiny.contrast, tiny.noise_z_max), (None, None, None));
+    assert_eq!(six_faults(|text| text.replace(TABLES, "")), ["signs", "contrast"]);
+    assert_eq!(manifest_faults("[critical]", &format!("{TABLES}[critical]")), ["signs", "contrast"]);
+    assert_eq!(six_faults(|text| text.replace(", \"normal_enhancement\"]", "]")), ["output.channels"]);
+    assert_eq!(
+        six_faults(|text| text.replace("\"right_hemisphere\", \"ventricle\"", "\"ventricle\", \"right_hemisphere\"")),
+        ["output.channels"]
+    );
+    assert_eq!(six_faults(|text| text.replace("absent_ml_max = 2.0", "absent_ml_max = 12.0")), ["contrast.seen_ml_min"]);
+    let faults = six_faults(|text| {
+        text.replace("midline_shift_mm_min = 5", "midline_shift_mm_min = -5\nshift = 1")
+            .replace("body_part", "noise_z_max = \"much\"\nbody_part")
+    });
+    assert_eq!(faults, ["domain.noise_z_max", "signs.midline_shift_mm_min", "signs.shift"]);
+}
+
+#[test]
+fn a_network_of_six_outputs_gives_all_maps_to_the_last_bit() {
+    let dir = six(|text| text);
+    let package = ModelPackage::load(dir.path()).expect("a package");
+    let mut engine = TractEngine::new(&package, options(2)).expect("loads");
+    engine.self_test(&package).expect("bit-equal");
+    let findings = engine.run(&study(&package, true), Duration::from_secs(60)).expect("runs");
+    let maps = findings.anatomy.expect("the further maps");
+    let further = [&maps.right_hemisphere, &maps.ventricle, &maps.normal_enhancement];
+    assert!(further.iter().all(|map| map.len() == 720 && map.logits_kji() != findings.brain.logits_kji()));
+    assert_ne!(further[0].logits_kji(), further[1].logits_kji());
+    let three = std::fs::read(tiny_dir().join("model.onnx")).expect("reads");
+    std::fs::write(dir.path().join("model.onnx"), &three).expect("writes");
+    use sha2::Digest;
+    let hex = |bytes: &[u8]| sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let manifest = std::fs::read_to_string(dir.path().join("manifest.toml")).expect("reads");
+    let six_network = std::fs::read(tiny_dir().join("six.onnx")).expect("reads");
+    std::fs::write(dir.path().join("manifest.toml"), manifest.replace(&hex(&six_network), &hex(&three))).expect("writes");
+    let package = ModelPackage::load(dir.path()).expect("hash and manifest agree");
+    assert!(
+        matches!(TractEngine::new(&package, options(1)).err(), Some(EngineError::WrongShape(_))),
+        "three outputs are not six"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -363,6 +450,7 @@ impl Engine for Scripted {
             enhancing_lesion: map(),
             abnormality: map(),
             brain: map(),
+            anatomy: None,
             inputs: vec![],
             model,
             infer_ms: 0,

@@ -64,6 +64,9 @@ fn model() -> ModelSpec {
         critical_total_ml_min: 20.0,
         critical_diameter_mm_min: 60.0,
         critical_source: "test".into(),
+        signs: None,
+        contrast: None,
+        noise_z_max: None,
     }
 }
 
@@ -89,6 +92,7 @@ fn findings(lesion: &[(usize, i8)]) -> Findings {
         enhancing_lesion: map(enhancing),
         abnormality: map(vec![0; N]),
         brain: map(brain),
+        anatomy: None,
         inputs: vec![Role::Flair, Role::T1Post],
         model: model().identity,
         infer_ms: 1,

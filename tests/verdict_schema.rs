@@ -113,15 +113,20 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
     }
 }
 
-const CODES: [ReasonCode; 13] = [
+const CODES: [ReasonCode; 18] = [
     ReasonCode::EnhancingLesion,
     ReasonCode::LargeLesionLoad,
+    ReasonCode::MidlineShift,
+    ReasonCode::VentricularEnlargement,
+    ReasonCode::PriorityKept,
     ReasonCode::NoFindingAtOperatingPoint,
     ReasonCode::MissingRequiredSeries,
     ReasonCode::IncompleteGeometry,
     ReasonCode::CoverageOrResolution,
     ReasonCode::NoBrainFound,
     ReasonCode::OutsideDomain,
+    ReasonCode::NoContrastSeen,
+    ReasonCode::TooNoisy,
     ReasonCode::UnsupportedModality,
     ReasonCode::UndecodablePixels,
     ReasonCode::UnreadableDataSet,
@@ -147,10 +152,25 @@ fn any_finding() -> impl Strategy<Value = Finding> {
     )
 }
 
+fn any_sign() -> impl Strategy<Value = Sign> {
+    let codes = [
+        SignCode::MidlineShift,
+        SignCode::VentricularEnlargement,
+        SignCode::VentricleVolume,
+        SignCode::VentricleFraction,
+        SignCode::NormalEnhancement,
+    ];
+    let value = prop_oneof![0.0..200.0_f64, Just(f64::NAN)];
+    let side = prop::sample::select(vec![None, Some(Side::Left), Some(Side::Right)]);
+    (prop::sample::select(codes.to_vec()), value, prop::option::of(0.0..100.0), side)
+        .prop_map(|(code, value, threshold, side)| Sign { code, value, threshold, side })
+}
+
 fn any_verdict() -> impl Strategy<Value = Verdict> {
-    let facts = (0usize..3, any::<bool>(), 0.0..=1.0, 0usize..13, 0usize..9, 0usize..4, any::<Option<u32>>());
-    (facts, "\\PC{1,40}", any::<Option<String>>(), prop::collection::vec(any_finding(), 1..4), any::<Option<u32>>()).prop_map(
-        |((kind, critical, score, code, role, closed, supersedes), text, accession_number, findings, alert)| {
+    let facts = (0usize..3, any::<bool>(), 0.0..=1.0, 0..CODES.len(), 0usize..9, 0usize..4, any::<Option<u32>>());
+    let signs = prop::collection::vec(any_sign(), 0..5);
+    (facts, "\\PC{1,40}", any::<Option<String>>(), prop::collection::vec(any_finding(), 1..4), signs, any::<Option<u32>>())
+        .prop_map(|((kind, critical, score, code, role, closed, supersedes), text, accession_number, findings, signs, alert)| {
             let kind = [VerdictKind::Flagged, VerdictKind::NotFlagged, VerdictKind::Indeterminate][kind];
             let assessed = kind != VerdictKind::Indeterminate;
             let flagged = kind == VerdictKind::Flagged;
@@ -173,6 +193,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
                 }),
                 reasons: vec![Reason::new(CODES[code], text.clone())],
                 findings: if flagged { findings } else { Vec::new() },
+                signs,
                 series: vec![SeriesUse {
                     series_instance_uid: Uid::try_new("1.2.840.1.1").expect("a UID"),
                     role: Role::parse_name(ROLES[role]).expect("a role"),
@@ -193,8 +214,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
                 decided_at: WallTime(0),
                 timing: TimingMs { prepare: 1, infer: 2, total: 3, last_instance_to_alert: alert.map(u64::from) },
             }
-        },
-    )
+        })
 }
 
 proptest! {
@@ -209,6 +229,9 @@ proptest! {
         prop_assert_eq!(faults(&schema, &schema, &alert, ""), Vec::<String>::new());
         prop_assert_eq!(to_alert_json(&verdict, true), to_json(&verdict));
         prop_assert!(!to_json(&verdict).contains('\n'), "one line per study");
+        let signs = value["signs"].as_array().expect("always written");
+        let told: Vec<bool> = verdict.signs.iter().filter(|s| s.value.is_finite()).map(Sign::is_critical).collect();
+        prop_assert_eq!(signs.iter().map(|s| s["critical"].as_bool().expect("told")).collect::<Vec<_>>(), told);
     }
 }
 
@@ -233,6 +256,9 @@ fn the_schema_refuses_what_is_no_verdict() {
     assert!(!changed("reasons", Value::Array(Vec::new())).is_empty(), "indeterminate always says why");
     assert!(!changed("study_instance_uid", "../x".into()).is_empty());
     assert!(!changed("surprise", Value::Null).is_empty());
+    let sign = |unit: &str| serde_json::json!([{"code": "midline-shift", "value": 6.2, "unit": unit, "threshold": 5.0, "critical": true, "side": "left"}]);
+    assert_eq!(changed("signs", sign("mm")), Vec::<String>::new());
+    assert!(!changed("signs", sign("furlongs")).is_empty());
 }
 
 #[test]
@@ -251,6 +277,7 @@ fn keys_come_in_the_order_of_the_design() {
         "operating_point",
         "reasons",
         "findings",
+        "signs",
         "series",
         "quality",
         "model",

@@ -85,6 +85,8 @@ fn verdict(study: &str, kind: VerdictKind, urgency: Option<Urgency>, accession: 
         bbox_lps_mm: [[0.0, -42.0, 4.0], [25.5, -18.0, 31.5]],
         measures: vec![("enhancement_ratio", 1.81)],
     };
+    let shift = Sign { code: SignCode::MidlineShift, value: 6.23, threshold: Some(5.0), side: Some(Side::Left) };
+    let volume = Sign { code: SignCode::VentricleVolume, value: 31.4, threshold: None, side: None };
     let series = |number: u32, role, used, evidence: &[&str]| SeriesUse {
         series_instance_uid: uid(&format!("{study}.{number}")),
         role,
@@ -110,6 +112,7 @@ fn verdict(study: &str, kind: VerdictKind, urgency: Option<Urgency>, accession: 
         }),
         reasons: vec![reason],
         findings: if flagged { vec![finding] } else { Vec::new() },
+        signs: if flagged { vec![shift, volume] } else { Vec::new() },
         series: vec![
             series(
                 1,
@@ -385,9 +388,22 @@ async fn a_study_page_shows_reasons_sizes_roles_and_deliveries() {
     let it = serving(good_status(Lamp::Critical)).await;
     let (code, _, page) = it.get("/studies/1.2.826.0.1.3680043.10.1.6").await;
     assert_eq!(code, 200);
-    for text in
-        ["flagged, critical", "27.3 mm", "8.13 ml", "t1 post", "TI 1800 ms", "uneven-spacing", "webhook:0", "sensitivity 95 %"]
-    {
+    for text in [
+        "flagged, critical",
+        "27.3 mm",
+        "8.13 ml",
+        "t1 post",
+        "TI 1800 ms",
+        "uneven-spacing",
+        "webhook:0",
+        "sensitivity 95 %",
+        "Midline shift to the patient's left",
+        "6.2 mm",
+        "5.0 mm",
+        "at or above",
+        "Volume of the lateral ventricles",
+        "31.4 ml",
+    ] {
         assert!(page.contains(text), "{text} is missing");
     }
     assert_eq!(it.get("/studies/1.2.3.4").await.0, 404);

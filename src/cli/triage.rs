@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Outcome;
 use super::output::{complain, say};
 use crate::deliver::verdict_json;
-use crate::domain::{Verdict, VerdictKind};
+use crate::domain::{Sign, Verdict, VerdictKind};
 use crate::service::folder::{FolderReport, read_studies};
 use crate::service::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use crate::service::wall_now;
@@ -106,6 +106,7 @@ pub fn in_words(verdict: &Verdict, n_instances: usize) -> String {
             finding.id, finding.volume_ml, finding.max_diameter_mm, finding.score
         ));
     }
+    lines.extend(verdict.signs.iter().map(sign_in_words));
     for series in &verdict.series {
         let used = if series.used { "used" } else { "not used" };
         lines.push(format!("  series {}: {} ({used})", series.series_instance_uid, series.role));
@@ -116,4 +117,26 @@ pub fn in_words(verdict: &Verdict, n_instances: usize) -> String {
     let timing = verdict.timing;
     lines.push(format!("  prepare {} ms, infer {} ms, total {} ms", timing.prepare, timing.infer, timing.total));
     lines.join("\n")
+}
+
+/// A measure as text for a terminal.
+fn sign_in_words(sign: &Sign) -> String {
+    let unit = if sign.code.unit() == "1" { String::new() } else { format!(" {}", sign.code.unit()) };
+    let side = sign.side.map(|side| format!(" to the {}", side.as_str())).unwrap_or_default();
+    let limit = sign.threshold.map(|limit| format!(" (urgent from {limit}{unit})")).unwrap_or_default();
+    format!("  {}: {:.2}{unit}{side}{limit}", sign.code.as_str(), sign.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Side, SignCode};
+
+    #[test]
+    fn a_measure_is_told_with_unit_side_and_limit() {
+        let shift = Sign { code: SignCode::MidlineShift, value: 6.234, threshold: Some(5.0), side: Some(Side::Right) };
+        assert_eq!(sign_in_words(&shift), "  midline-shift: 6.23 mm to the right (urgent from 5 mm)");
+        let fraction = Sign { code: SignCode::VentricleFraction, value: 0.021, threshold: None, side: None };
+        assert_eq!(sign_in_words(&fraction), "  ventricle-fraction: 0.02");
+    }
 }

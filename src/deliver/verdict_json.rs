@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::domain::{Finding, ModelIdentity, OperatingPoint, QualityNote, Reason, SeriesUse, TimingMs, Verdict};
+use crate::domain::{Finding, ModelIdentity, OperatingPoint, QualityNote, Reason, SeriesUse, Sign, TimingMs, Verdict};
 
 /// Version of the form, the value of `schema`.
 pub const SCHEMA: &str = "scanside.verdict/1";
@@ -26,6 +26,7 @@ struct VerdictOut<'a> {
     operating_point: Option<OperatingPointOut<'a>>,
     reasons: Vec<ReasonOut<'a>>,
     findings: Vec<FindingOut>,
+    signs: Vec<SignOut>,
     series: Vec<SeriesOut<'a>>,
     quality: Vec<QualityOut<'a>>,
     model: Option<ModelOut<'a>>,
@@ -59,6 +60,16 @@ struct FindingOut {
     centroid_lps_mm: [f64; 3],
     bbox_lps_mm: [[f64; 3]; 2],
     measures: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct SignOut {
+    code: &'static str,
+    value: f64,
+    unit: &'static str,
+    threshold: Option<f64>,
+    critical: bool,
+    side: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +128,8 @@ fn render(verdict: &Verdict, accession_number: Option<&str>) -> String {
         operating_point: verdict.operating_point.as_ref().map(operating_point),
         reasons: verdict.reasons.iter().map(|Reason { code, text }| ReasonOut { code: code.as_str(), text }).collect(),
         findings: verdict.findings.iter().map(finding).collect(),
+        // A measure that is no number is left out: JSON has no word for it.
+        signs: verdict.signs.iter().filter(|sign| sign.value.is_finite()).map(sign).collect(),
         series: verdict.series.iter().map(series).collect(),
         quality: verdict.quality.iter().map(quality).collect(),
         model: verdict.model.as_ref().map(model),
@@ -156,6 +169,17 @@ fn finding(finding: &Finding) -> FindingOut {
         centroid_lps_mm: finding.centroid_lps_mm.map(length),
         bbox_lps_mm: finding.bbox_lps_mm.map(|corner| corner.map(length)),
         measures,
+    }
+}
+
+fn sign(sign: &Sign) -> SignOut {
+    SignOut {
+        code: sign.code.as_str(),
+        value: rounded(sign.value, DECIMALS_SCORE),
+        unit: sign.code.unit(),
+        threshold: sign.threshold.map(|threshold| rounded(threshold, DECIMALS_SCORE)),
+        critical: sign.is_critical(),
+        side: sign.side.map(crate::domain::Side::as_str),
     }
 }
 

@@ -43,11 +43,30 @@ impl ScoreMap {
         self.logits_kji.get(idx).map_or(0.0, |q| self.table[usize::from(q.wrapping_sub(i8::MIN).cast_unsigned())])
     }
 
+    /// One entry per voxel: whether its score is `threshold` or more.
+    #[must_use]
+    pub fn at_least(&self, threshold: f32) -> Vec<bool> {
+        // Scores rise with the logit (a scale is positive), so that one comparison of integers per voxel does.
+        let lowest = (i8::MIN..=i8::MAX).zip(self.table.iter()).find(|(_, score)| **score >= threshold).map(|(q, _)| q);
+        lowest.map_or_else(|| vec![false; self.len()], |lowest| self.logits_kji.iter().map(|&q| q >= lowest).collect())
+    }
+
     /// The int8 logits, C order k, j, i.
     #[must_use]
     pub fn logits_kji(&self) -> &[i8] {
         &self.logits_kji
     }
+}
+
+/// Further maps of a model with six outputs: anatomy that is no finding, to measure signs and contrast with.
+#[derive(Clone, Debug)]
+pub struct AnatomyMaps {
+    /// The patient's right half of the brain; means something inside the brain only, where what is not right is left.
+    pub right_hemisphere: ScoreMap,
+    /// Lateral ventricles with their horns and choroid plexus.
+    pub ventricle: ScoreMap,
+    /// Structures that are bright because contrast agent was given and are no lesion: vessels, sinuses, dura, choroid plexus, pituitary.
+    pub normal_enhancement: ScoreMap,
 }
 
 /// The network's answer for one study.
@@ -61,6 +80,8 @@ pub struct Findings {
     pub abnormality: ScoreMap,
     /// Brain tissue and inner CSF.
     pub brain: ScoreMap,
+    /// The further maps; `None` for a model with three outputs.
+    pub anatomy: Option<AnatomyMaps>,
     /// The inputs that were there.
     pub inputs: Vec<Role>,
     /// Who said so.
@@ -79,5 +100,7 @@ mod tests {
         assert!((map.score(100) - 0.5).abs() < 1e-6, "index 100 is q = -28");
         assert!((1..256).all(|idx| map.score(idx) >= map.score(idx - 1)));
         assert!(map.score(256).abs() < f32::EPSILON, "outside the map there is no score");
+        assert_eq!(map.at_least(2.0), [false; 256]);
+        assert_eq!(map.at_least(0.5), (0..256).map(|idx| map.score(idx) >= 0.5).collect::<Vec<_>>());
     }
 }

@@ -16,15 +16,18 @@ pub mod verdict;
 pub mod volume;
 
 pub use device::{DeviceCondition, DeviceState, Lamp};
-pub use findings::{Findings, ScoreMap};
+pub use findings::{AnatomyMaps, Findings, ScoreMap};
 pub use geometry::{FrameRef, GeometryError, SliceStack, StackIssue};
 pub use identity::{AeTitle, IdentityError, Uid};
 pub use instance::{Acquisition, FrameGeometry, InstanceHeader, StoredInstance};
-pub use model::{InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation};
+pub use model::{
+    ContrastLimits, InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation, SignLimits,
+};
 pub use role::Role;
 pub use study::{ClosedBecause, OpenStudy, Series, Study};
 pub use time::{Monotonic, WallTime};
 pub use verdict::{
-    Finding, QualityNote, Reason, ReasonCode, Refusal, SeriesUse, Severity, TimingMs, Urgency, Verdict, VerdictKind,
+    Finding, QualityNote, Reason, ReasonCode, Refusal, SeriesUse, Severity, Side, Sign, SignCode, TimingMs, Urgency, Verdict,
+    VerdictKind,
 };
 pub use volume::{Grid, PreparedStudy, Volume};

@@ -77,6 +77,32 @@ pub struct OperatingPoint {
     pub source: String,
 }
 
+/// From which measures on a flagged study is critical (manifest table `signs`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct SignLimits {
+    /// Midline shift, mm.
+    pub midline_shift_mm_min: f64,
+    /// Where that threshold comes from.
+    pub midline_shift_source: String,
+    /// Width of the frontal horns over the brain's width (Evans index, measured on the grid).
+    pub ventricle_index_min: f64,
+    /// Where that threshold comes from.
+    pub ventricle_index_source: String,
+}
+
+/// What the pixels must show of contrast agent (manifest table `contrast`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContrastLimits {
+    /// Score of a voxel to count as normal enhancement.
+    pub voxel_threshold: f32,
+    /// At least this much normal enhancement: contrast agent was given, whatever the tags say, ml.
+    pub seen_ml_min: f64,
+    /// At most this much: no contrast agent is seen, whatever the tags say, ml.
+    pub absent_ml_max: f64,
+    /// Where the two limits come from.
+    pub source: String,
+}
+
 /// Everything that prepare, infer and triage need to know of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -92,7 +118,8 @@ pub struct ModelSpec {
     pub input_quantisation: Quantisation,
     /// Quantisation of the int8 output tensor (logits).
     pub output_quantisation: Quantisation,
-    /// Names of the output channels in order: `enhancing_lesion`, `abnormality`, `brain`.
+    /// Names of the output channels in order: `enhancing_lesion`, `abnormality`, `brain`, and then none or all of `right_hemisphere`,
+    /// `ventricle`, `normal_enhancement`.
     pub output_channels: Vec<String>,
     /// How intensities are normalised.
     pub normalisation: Normalisation,
@@ -112,6 +139,12 @@ pub struct ModelSpec {
     pub critical_diameter_mm_min: f64,
     /// Where the two critical thresholds come from.
     pub critical_source: String,
+    /// Signs that make a flagged study critical; `Some` exactly when the model has all six outputs.
+    pub signs: Option<SignLimits>,
+    /// Contrast agent as the pixels show it; `Some` exactly when the model has all six outputs.
+    pub contrast: Option<ContrastLimits>,
+    /// Largest noise of the T1 channel that the model knows, in normalised units (`triage::noise`); `None`: not limited.
+    pub noise_z_max: Option<f64>,
 }
 
 impl ModelSpec {

@@ -187,6 +187,14 @@ impl Study {
         &self.series
     }
 
+    /// The same study with one series in another role: for a series whose tags leave out what its pixels show. Instances are shared.
+    #[must_use]
+    pub fn with_role(&self, series_instance_uid: &Uid, role: Role) -> Self {
+        let mut study = self.clone();
+        study.series.iter_mut().filter(|s| s.series_instance_uid == *series_instance_uid).for_each(|s| s.role = role);
+        study
+    }
+
     /// How many instances it holds.
     #[must_use]
     pub fn n_instances(&self) -> usize {

@@ -52,6 +52,10 @@ pub enum ReasonCode {
     EnhancingLesion,
     /// Large enough to call at once.
     LargeLesionLoad,
+    /// The midline of a flagged study is shifted so far that scanside calls at once.
+    MidlineShift,
+    /// The ventricles of a flagged study are so wide that scanside calls at once.
+    VentricularEnlargement,
     /// No component reached the operating point.
     NoFindingAtOperatingPoint,
     /// An earlier verdict on the same study ranked higher, and its priority is kept.
@@ -66,6 +70,10 @@ pub enum ReasonCode {
     NoBrainFound,
     /// Not the body part that the model knows.
     OutsideDomain,
+    /// The series is tagged as after contrast agent, and its pixels show none.
+    NoContrastSeen,
+    /// More noise than the model knows.
+    TooNoisy,
     /// Not the modality that the model knows.
     UnsupportedModality,
     /// Stored in a way that cannot be decoded here.
@@ -85,6 +93,8 @@ impl ReasonCode {
         match self {
             Self::EnhancingLesion => "enhancing-lesion",
             Self::LargeLesionLoad => "large-lesion-load",
+            Self::MidlineShift => "midline-shift",
+            Self::VentricularEnlargement => "ventricular-enlargement",
             Self::NoFindingAtOperatingPoint => "no-finding-at-operating-point",
             Self::PriorityKept => "priority-kept",
             Self::MissingRequiredSeries => "missing-required-series",
@@ -92,6 +102,8 @@ impl ReasonCode {
             Self::CoverageOrResolution => "coverage-or-resolution",
             Self::NoBrainFound => "no-brain-found",
             Self::OutsideDomain => "outside-domain",
+            Self::NoContrastSeen => "no-contrast-seen",
+            Self::TooNoisy => "too-noisy",
             Self::UnsupportedModality => "unsupported-modality",
             Self::UndecodablePixels => "undecodable-pixels",
             Self::UnreadableDataSet => "unreadable-data-set",
@@ -182,6 +194,86 @@ pub struct Finding {
     pub measures: Vec<(&'static str, f64)>,
 }
 
+/// What is measured on the further outputs of a six-output model: a closed vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SignCode {
+    /// Largest distance of the boundary between the hemispheres from the ideal midline, mm.
+    MidlineShift,
+    /// Width of the frontal horns over the brain's width in the same plane (Evans index on the grid).
+    VentricularEnlargement,
+    /// Volume of the lateral ventricles, ml.
+    VentricleVolume,
+    /// That volume as a fraction of the brain's.
+    VentricleFraction,
+    /// Volume of what enhances normally, ml: evidence that contrast agent was given.
+    NormalEnhancement,
+}
+
+impl SignCode {
+    /// The name in verdicts.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MidlineShift => "midline-shift",
+            Self::VentricularEnlargement => "ventricular-enlargement",
+            Self::VentricleVolume => "ventricle-volume",
+            Self::VentricleFraction => "ventricle-fraction",
+            Self::NormalEnhancement => "normal-enhancement",
+        }
+    }
+
+    /// The unit of its value (UCUM).
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::MidlineShift => "mm",
+            Self::VentricularEnlargement | Self::VentricleFraction => "1",
+            Self::VentricleVolume | Self::NormalEnhancement => "ml",
+        }
+    }
+}
+
+/// A side of the patient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The patient's left.
+    Left,
+    /// The patient's right.
+    Right,
+}
+
+impl Side {
+    /// The name in verdicts.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Right => "right",
+        }
+    }
+}
+
+/// One measure on the further outputs. It never flags a study by itself; it raises the urgency of a flagged one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sign {
+    /// What was measured.
+    pub code: SignCode,
+    /// How much, in the unit of the code.
+    pub value: f64,
+    /// From here on a flagged study is critical; `None` when the measure decides nothing.
+    pub threshold: Option<f64>,
+    /// Towards which side, where there is one.
+    pub side: Option<Side>,
+}
+
+impl Sign {
+    /// Whether the value reaches its threshold.
+    #[must_use]
+    pub fn is_critical(&self) -> bool {
+        self.threshold.is_some_and(|threshold| self.value >= threshold)
+    }
+}
+
 /// Durations of one study, ms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimingMs {
@@ -214,6 +306,8 @@ pub struct Verdict {
     pub reasons: Vec<Reason>,
     /// Components at or above the minimum size, highest score first.
     pub findings: Vec<Finding>,
+    /// Measures on the further outputs, in order of their codes; empty when the model has none or nothing could be measured.
+    pub signs: Vec<Sign>,
     /// Series as understood.
     pub series: Vec<SeriesUse>,
     /// Notes.

@@ -2,20 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use toml::{Table, Value};
+use toml::Table;
 
-use crate::domain::{InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation, Role};
+use crate::domain::{
+    ContrastLimits, InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation, Role, SignLimits,
+};
 
 use super::package::{Golden, PackageFault};
+use super::section::{Section, narrow};
 
 /// The schema that this version reads.
 pub(crate) const SCHEMA: &str = "scanside.model/1";
-/// Channels that the network must put out, in this order.
-pub(crate) const OUTPUT_CHANNELS: [&str; 3] = ["enhancing_lesion", "abnormality", "brain"];
+/// Channels that the network puts out, in this order: the first three, or all.
+const OUTPUT_CHANNELS: [&str; 6] =
+    ["enhancing_lesion", "abnormality", "brain", "right_hemisphere", "ventricle", "normal_enhancement"];
+/// How many of them every network has.
+const REQUIRED_OUTPUTS: usize = 3;
 /// Most voxels in a grid: 256^3, far above the 64 x 80 x 64 of the first model and small enough for a small box.
 const VOXELS_MAX: usize = 1 << 24;
-/// Most input channels, operating points and goldens.
-const ENTRIES_MAX: usize = 16;
 
 /// What the manifest says.
 pub(crate) struct Manifest {
@@ -47,10 +51,13 @@ fn top(top: &mut Section<'_, '_>) -> Manifest {
     let (spacing_mm, shape_kji, input_quantisation, channels, normalisation) = top.section("input", input);
     let (output_channels, output_quantisation) = top.section("output", output);
     let operating_points = top.sections("operating_points", operating_point);
-    let (brain_ml_min, brain_ml_max, brain_mean_height_mm_min, slice_spacing_mm_max) = top.section("domain", domain);
+    let domain = top.section("domain", domain);
     let (critical_total_ml_min, critical_diameter_mm_min, critical_source) = top.section("critical", |s| {
         (s.number("total_enhancing_ml_min", 1e-6, 1e6), s.number("max_diameter_mm_min", 1e-6, 1e4), s.text("source"))
     });
+    let n_outputs = output_channels.len();
+    let signs = of_six_outputs(top, "signs", n_outputs, signs);
+    let contrast = of_six_outputs(top, "contrast", n_outputs, contrast);
     let goldens = top.sections("golden", golden);
     top.ignore("training"); // free: for people, and for the recipe that wrote it
     top.refuse_others();
@@ -65,13 +72,16 @@ fn top(top: &mut Section<'_, '_>) -> Manifest {
         output_channels,
         normalisation,
         operating_points,
-        brain_ml_min,
-        brain_ml_max,
-        brain_mean_height_mm_min,
-        slice_spacing_mm_max,
+        brain_ml_min: domain.brain_ml_min,
+        brain_ml_max: domain.brain_ml_max,
+        brain_mean_height_mm_min: domain.brain_mean_height_mm_min,
+        slice_spacing_mm_max: domain.slice_spacing_mm_max,
         critical_total_ml_min,
         critical_diameter_mm_min,
         critical_source,
+        signs,
+        contrast,
+        noise_z_max: domain.noise_z_max,
     };
     Manifest { spec, file, goldens }
 }
@@ -109,8 +119,9 @@ fn input(s: &mut Section<'_, '_>) -> Input {
 
 fn output(s: &mut Section<'_, '_>) -> (Vec<String>, Quantisation) {
     let channels = s.texts("channels");
-    if channels != OUTPUT_CHANNELS {
-        s.fault("channels", format!("must be {OUTPUT_CHANNELS:?}"));
+    let (required, further) = OUTPUT_CHANNELS.split_at(REQUIRED_OUTPUTS);
+    if channels != required && channels != OUTPUT_CHANNELS {
+        s.fault("channels", format!("must be {required:?}, and then none or all of {further:?}"));
     }
     (channels, s.quantisation())
 }
@@ -152,14 +163,61 @@ fn check_operating_points(points: &[OperatingPoint], channels: &[InputChannel], 
     }
 }
 
-fn domain(s: &mut Section<'_, '_>) -> (f64, f64, f64, f64) {
-    let limits = (
-        s.number("brain_ml_min", 0.0, 1e5),
-        s.number("brain_ml_max", 0.0, 1e5),
-        s.number("brain_mean_height_mm_min", 0.0, 1e4),
-        s.number("slice_spacing_mm_max", 0.1, 100.0),
-    );
-    if limits.0 >= limits.1 {
+/// A table that a network with all six outputs must have and one with three must not; with any other outputs, which are a fault already, it
+/// is read if it is there.
+fn of_six_outputs<T>(
+    top: &mut Section<'_, '_>,
+    key: &str,
+    n_outputs: usize,
+    read: impl FnOnce(&mut Section<'_, '_>) -> T,
+) -> Option<T> {
+    if n_outputs == REQUIRED_OUTPUTS && top.has(key) {
+        top.ignore(key);
+        top.fault(key, format!("belongs to a network that also puts out {:?}", OUTPUT_CHANNELS.split_at(REQUIRED_OUTPUTS).1));
+        return None;
+    }
+    (n_outputs == OUTPUT_CHANNELS.len() || top.has(key)).then(|| top.section(key, read))
+}
+
+fn signs(s: &mut Section<'_, '_>) -> SignLimits {
+    SignLimits {
+        midline_shift_mm_min: s.number("midline_shift_mm_min", 0.1, 100.0),
+        midline_shift_source: s.text("midline_shift_source"),
+        ventricle_index_min: s.number("ventricle_index_min", 0.01, 1.0),
+        ventricle_index_source: s.text("ventricle_index_source"),
+    }
+}
+
+fn contrast(s: &mut Section<'_, '_>) -> ContrastLimits {
+    let limits = ContrastLimits {
+        voxel_threshold: narrow(s.number("voxel_threshold", 1e-6, 1.0)),
+        seen_ml_min: s.number("seen_ml_min", 1e-6, 1e4),
+        absent_ml_max: s.number("absent_ml_max", 0.0, 1e4),
+        source: s.text("source"),
+    };
+    if limits.seen_ml_min > 0.0 && limits.absent_ml_max >= limits.seen_ml_min {
+        s.fault("seen_ml_min", "must be above absent_ml_max");
+    }
+    limits
+}
+
+struct Domain {
+    brain_ml_min: f64,
+    brain_ml_max: f64,
+    brain_mean_height_mm_min: f64,
+    slice_spacing_mm_max: f64,
+    noise_z_max: Option<f64>,
+}
+
+fn domain(s: &mut Section<'_, '_>) -> Domain {
+    let limits = Domain {
+        brain_ml_min: s.number("brain_ml_min", 0.0, 1e5),
+        brain_ml_max: s.number("brain_ml_max", 0.0, 1e5),
+        brain_mean_height_mm_min: s.number("brain_mean_height_mm_min", 0.0, 1e4),
+        slice_spacing_mm_max: s.number("slice_spacing_mm_max", 0.1, 100.0),
+        noise_z_max: s.has("noise_z_max").then(|| s.number("noise_z_max", 1e-6, 100.0)),
+    };
+    if limits.brain_ml_min >= limits.brain_ml_max {
         s.fault("brain_ml_max", "must be above brain_ml_min");
     }
     s.word("body_part");
@@ -176,215 +234,4 @@ fn golden(s: &mut Section<'_, '_>) -> Golden {
         input_sha256: s.sha256("input_sha256"),
         output_sha256: s.sha256("output_sha256"),
     }
-}
-
-/// Thresholds and scales are written from single precision; the nearest one is meant.
-#[allow(clippy::cast_possible_truncation)]
-fn narrow(value: f64) -> f32 {
-    value as f32
-}
-
-/// One table of the manifest: reads keys, remembers which were asked for, and collects faults. A faulty value reads as an empty or zero one,
-/// which no caller ever sees because the faults end the load.
-struct Section<'t, 'f> {
-    table: &'t Table,
-    path: String,
-    known: BTreeSet<String>,
-    faults: &'f mut Vec<PackageFault>,
-}
-
-impl<'t, 'f> Section<'t, 'f> {
-    fn new(table: &'t Table, path: String, faults: &'f mut Vec<PackageFault>) -> Self {
-        Self { table, path, known: BTreeSet::new(), faults }
-    }
-
-    fn key(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
-    }
-
-    fn fault(&mut self, key: &str, message: impl Into<String>) {
-        let key = self.key(key);
-        self.faults.push(PackageFault::new(&key, message.into()));
-    }
-
-    fn ignore(&mut self, key: &str) {
-        self.known.insert(key.to_owned());
-    }
-
-    fn get(&mut self, key: &str) -> Option<&'t Value> {
-        self.ignore(key);
-        let found = self.table.get(key);
-        if found.is_none() {
-            self.fault(key, "is missing");
-        }
-        found
-    }
-
-    fn refuse_others(&mut self) {
-        let others: Vec<String> = self.table.keys().filter(|key| !self.known.contains(*key)).cloned().collect();
-        for key in others {
-            self.fault(&key, format!("is not a key of {SCHEMA}"));
-        }
-    }
-
-    fn section<T>(&mut self, key: &str, read: impl FnOnce(&mut Section<'_, '_>) -> T) -> T {
-        let empty = Table::new();
-        let (path, found) = (self.key(key), self.get(key));
-        let table = found.and_then(Value::as_table);
-        if found.is_some() && table.is_none() {
-            self.fault(key, "must be a table");
-        }
-        // Keys of a table that is not there are not listed one by one.
-        let mut unread = Vec::new();
-        let faults = if table.is_some() { &mut *self.faults } else { &mut unread };
-        let mut section = Section::new(table.unwrap_or(&empty), path, faults);
-        let value = read(&mut section);
-        section.refuse_others();
-        value
-    }
-
-    fn sections<T>(&mut self, key: &str, read: impl Fn(&mut Section<'_, '_>) -> T) -> Vec<T> {
-        let Some(found) = self.get(key) else { return Vec::new() };
-        let entries: Vec<&Table> = found.as_array().into_iter().flatten().filter_map(Value::as_table).collect();
-        if entries.is_empty() || entries.len() > ENTRIES_MAX || found.as_array().is_some_and(|a| a.len() != entries.len()) {
-            self.fault(key, format!("must be 1 to {ENTRIES_MAX} tables, each headed [[{}]]", self.key(key)));
-            return Vec::new();
-        }
-        let path = self.key(key);
-        let one = |(n, table)| {
-            let mut section = Section::new(table, format!("{path}[{n}]"), self.faults);
-            let value = read(&mut section);
-            section.refuse_others();
-            value
-        };
-        entries.into_iter().enumerate().map(one).collect()
-    }
-
-    fn number(&mut self, key: &str, min: f64, max: f64) -> f64 {
-        let Some(value) = self.get(key) else { return 0.0 };
-        as_number(value).filter(|n| (min..=max).contains(n)).unwrap_or_else(|| {
-            self.fault(key, format!("must be a number from {min} to {max}"));
-            0.0
-        })
-    }
-
-    fn integer(&mut self, key: &str, min: i64, max: i64) -> i64 {
-        let Some(value) = self.get(key) else { return 0 };
-        value.as_integer().filter(|n| (min..=max).contains(n)).unwrap_or_else(|| {
-            self.fault(key, format!("must be a whole number from {min} to {max}"));
-            0
-        })
-    }
-
-    fn numbers<const N: usize>(&mut self, key: &str, min: f64, max: f64) -> [f64; N] {
-        let Some(value) = self.get(key) else { return [0.0; N] };
-        let numbers: Option<Vec<f64>> = value.as_array().and_then(|a| a.iter().map(as_number).collect());
-        let fine =
-            numbers.filter(|numbers| numbers.iter().all(|n| (min..=max).contains(n))).and_then(|n| <[f64; N]>::try_from(n).ok());
-        fine.unwrap_or_else(|| {
-            self.fault(key, format!("must be {N} numbers from {min} to {max}"));
-            [0.0; N]
-        })
-    }
-
-    fn rising(&mut self, key: &str, min: f64, max: f64) -> [f64; 2] {
-        let n_faults = self.faults.len();
-        let pair: [f64; 2] = self.numbers(key, min, max);
-        if self.faults.len() == n_faults && pair[0] >= pair[1] {
-            self.fault(key, "the second number must be above the first");
-        }
-        pair
-    }
-
-    fn quantisation(&mut self) -> Quantisation {
-        let scale = narrow(self.number("scale", 1e-9, 1e6));
-        let zero_point = i8::try_from(self.integer("zero_point", -128, 127)).unwrap_or(0);
-        Quantisation { scale, zero_point }
-    }
-
-    fn flag(&mut self, key: &str) -> bool {
-        let Some(value) = self.get(key) else { return false };
-        value.as_bool().unwrap_or_else(|| {
-            self.fault(key, "must be true or false");
-            false
-        })
-    }
-
-    fn text(&mut self, key: &str) -> String {
-        let Some(value) = self.get(key) else { return String::new() };
-        let fine = value.as_str().filter(|text| !text.is_empty() && text.len() <= 1024 && !text.contains(char::is_control));
-        fine.map(str::to_owned).unwrap_or_else(|| {
-            self.fault(key, "must be a text of 1 to 1024 bytes on one line");
-            String::new()
-        })
-    }
-
-    fn texts(&mut self, key: &str) -> Vec<String> {
-        let Some(value) = self.get(key) else { return Vec::new() };
-        let texts: Option<Vec<String>> = value
-            .as_array()
-            .filter(|a| a.len() <= ENTRIES_MAX)
-            .and_then(|a| a.iter().map(|v| v.as_str().map(str::to_owned)).collect());
-        texts.unwrap_or_else(|| {
-            self.fault(key, format!("must be a list of at most {ENTRIES_MAX} texts"));
-            Vec::new()
-        })
-    }
-
-    /// A name that may stand in a verdict, a path of the web page and a log: letters, digits, dots, dashes, underscores.
-    fn word(&mut self, key: &str) -> String {
-        let text = self.text(key);
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) || text.len() > 64 {
-            self.fault(key, "must be at most 64 letters, digits, dots, dashes and underscores");
-        }
-        text
-    }
-
-    fn one_of(&mut self, key: &str, choices: &[&str]) -> String {
-        let text = self.text(key);
-        if !text.is_empty() && !choices.contains(&text.as_str()) {
-            self.fault(key, format!("is {text:?}, and this version knows {choices:?}"));
-        }
-        text
-    }
-
-    fn sha256(&mut self, key: &str) -> String {
-        let text = self.text(key);
-        if !text.is_empty() && (text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))) {
-            self.fault(key, "must be a SHA-256 in 64 lower-case hexadecimal digits");
-        }
-        text
-    }
-
-    /// A file inside the package: plain names joined by slashes, so that no package can point outside its folder.
-    fn file(&mut self, key: &str) -> String {
-        let text = self.text(key);
-        let plain = |part: &str| {
-            !part.is_empty() && !part.starts_with('.') && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        };
-        if !text.is_empty() && !text.split('/').all(plain) {
-            self.fault(
-                key,
-                "must be a file inside the package: letters, digits, dots, dashes and underscores, joined by slashes",
-            );
-        }
-        text
-    }
-
-    fn role(&mut self, key: &str) -> Role {
-        let text = self.text(key);
-        Role::parse_name(&text).unwrap_or_else(|| {
-            if !text.is_empty() {
-                self.fault(key, format!("{text:?} is no role"));
-            }
-            Role::Other
-        })
-    }
-}
-
-/// TOML writes whole numbers without a point.
-fn as_number(value: &Value) -> Option<f64> {
-    #[allow(clippy::cast_precision_loss)] // every bound in use is far below 2^53
-    let whole = value.as_integer().map(|n| n as f64);
-    value.as_float().or(whole)
 }

@@ -16,6 +16,7 @@ mod manifest;
 pub mod package;
 pub mod pool;
 pub mod qconv;
+mod section;
 mod tensors;
 pub mod upsample;
 

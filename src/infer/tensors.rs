@@ -1,6 +1,6 @@
 //! Tensors: a prepared study -> the network's int8 input, and its int8 output -> findings by output channel name.
 
-use crate::domain::{Findings, Grid, ModelSpec, PreparedStudy, Quantisation, Role, ScoreMap};
+use crate::domain::{AnatomyMaps, Findings, Grid, ModelSpec, PreparedStudy, Quantisation, Role, ScoreMap};
 
 use super::engine::EngineError;
 
@@ -67,10 +67,20 @@ pub(crate) fn findings(
         let logits = logits.ok_or_else(|| EngineError::WrongShape(format!("the network's output has no channel {name}")))?;
         Ok(ScoreMap::new(logits.to_vec(), spec.output_quantisation))
     };
+    let anatomy = if spec.output_channels.len() > 3 {
+        Some(AnatomyMaps {
+            right_hemisphere: map("right_hemisphere")?,
+            ventricle: map("ventricle")?,
+            normal_enhancement: map("normal_enhancement")?,
+        })
+    } else {
+        None
+    };
     Ok(Findings {
         enhancing_lesion: map("enhancing_lesion")?,
         abnormality: map("abnormality")?,
         brain: map("brain")?,
+        anatomy,
         grid,
         inputs,
         model: spec.identity.clone(),

@@ -97,6 +97,12 @@ pub fn prepare(study: &Study, model: &ModelSpec, limits: &PrepareLimits) -> Resu
     }
 }
 
+/// Series of `role` that can be used, the best one first: what [`prepare`] would try, in that order.
+#[must_use]
+pub fn usable_series(study: &Study, role: Role, model: &ModelSpec, limits: &PrepareLimits) -> Vec<Uid> {
+    choose::candidates(study, role, model, limits).0.iter().map(|c| c.series.series_instance_uid.clone()).collect()
+}
+
 /// What is said about the study on the way.
 struct Report {
     quality: Vec<QualityNote>,

@@ -36,7 +36,7 @@ const VERDICTS_MAX: usize = 4;
 const COMMANDS_MAX: usize = 32;
 /// Bound of board -> conductor.
 const BOARD_NOTICES_MAX: usize = 16;
-/// Beyond the network's own budget: reading, decoding and resampling a large study.
+/// Beyond the network's own budget, for each run of it: reading, decoding and resampling a large study.
 const PREPARE_S_MAX: u64 = 300;
 /// How long a stop waits for the rooms to end.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -109,7 +109,8 @@ impl Service {
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServiceError> {
         let Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses } =
             self;
-        let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000;
+        let n_runs_max = pipeline.as_ref().map_or(1, Pipeline::n_runs_max);
+        let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000 * n_runs_max;
         let mut vitals = Vitals::start(&profile.limits, pipeline_ms_max, journal.clone())
             .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
         vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());

@@ -1,6 +1,6 @@
 //! From a closed study to its verdict: `Study` in -> `Verdict` out. The same path serves the network and `scanside triage`.
 //!
-//! prepare -> infer -> triage, each behind a boundary: a panic or a budget overrun in a stage costs one study, which becomes
+//! prepare -> infer -> triage, for a study without a tagged series after contrast agent perhaps several times (`untagged.rs`), each behind a boundary: a panic or a budget overrun in a stage costs one study, which becomes
 //! `indeterminate` with its reason, and never the service.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::uptime;
+use super::{untagged, uptime};
 use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
-use crate::infer::{EngineError, EngineOptions, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
+use crate::infer::{Engine, EngineError, EngineOptions, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
 use crate::prepare::{PrepareLimits, prepare};
 use crate::triage::{Assessed, TriageInput, decide};
 
@@ -51,9 +51,22 @@ impl Pipeline {
         let package = ModelPackage::load(&options.model_dir)?;
         let mut engine = TractEngine::new(&package, EngineOptions { threads: options.n_threads, clock: uptime })?;
         engine.self_test(&package)?;
-        let pool_options = PoolOptions { budget: Duration::from_secs(options.infer_budget_s), ..PoolOptions::default() };
-        let pool = InferencePool::start(Box::new(engine), pool_options)?;
-        Ok(Self { spec: package.spec, pool })
+        Self::with_engine(package.spec, Box::new(engine), Duration::from_secs(options.infer_budget_s))
+    }
+
+    /// A pipeline around an engine that is ready.
+    ///
+    /// # Errors
+    /// [`PipelineError::Engine`] when its worker cannot start.
+    pub fn with_engine(spec: ModelSpec, engine: Box<dyn Engine>, infer_budget: Duration) -> Result<Self, PipelineError> {
+        let pool = InferencePool::start(engine, PoolOptions { budget: infer_budget, ..PoolOptions::default() })?;
+        Ok(Self { spec, pool })
+    }
+
+    /// How many times the network may run for one study, each time within its budget.
+    #[must_use]
+    pub fn n_runs_max(&self) -> u64 {
+        if self.spec.contrast.is_some() { untagged::SERIES_MAX as u64 } else { 1 }
     }
 
     /// What the model says about itself.
@@ -73,11 +86,8 @@ impl Pipeline {
     pub fn assess(&self, study: &Study, decided_at: WallTime) -> Verdict {
         let begin = Instant::now();
         let mut timing = TimingMs::default();
-        let limits = PrepareLimits { elapsed_ms: Arc::new(move || ms_since(begin)), ..PrepareLimits::default() };
-        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &limits)))
-            .unwrap_or_else(|_| Err(internal_fault("prepare")));
-        timing.prepare = ms_since(begin);
-        let outcome = prepared.and_then(|prepared| self.infer(prepared, &mut timing));
+        let outcome = self.attempt(study, &mut timing);
+        let outcome = outcome.or_else(|refusal| untagged::look_at_pixels(self, study, refusal, &mut timing));
         timing.total = ms_since(begin);
         decide(TriageInput {
             study_instance_uid: study.study_instance_uid().clone(),
@@ -90,12 +100,22 @@ impl Pipeline {
         })
     }
 
+    /// Prepares and infers once; the time is added to `timing`.
+    pub(super) fn attempt(&self, study: &Study, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
+        let begin = Instant::now();
+        let limits = PrepareLimits { elapsed_ms: Arc::new(move || ms_since(begin)), ..PrepareLimits::default() };
+        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &limits)))
+            .unwrap_or_else(|_| Err(internal_fault("prepare")));
+        timing.prepare += ms_since(begin);
+        self.infer(prepared?, timing)
+    }
+
     fn infer(&self, prepared: PreparedStudy, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
         let begin = Instant::now();
         let (quality, series) = (prepared.quality.clone(), prepared.series.clone());
         let channels = prepared.channels.clone();
         let answer = self.pool.run(prepared);
-        timing.infer = ms_since(begin);
+        timing.infer += ms_since(begin);
         match answer {
             Ok(findings) => Ok(Assessed { findings, channels, quality, series }),
             Err(error) => Err(error.into_refusal(quality, series)),

@@ -4,8 +4,9 @@
 use crate::domain::{Findings, Grid, OperatingPoint, Role, Volume};
 
 use super::diameter::farthest_squared;
-use super::mask::{BrainMask, centroid_lps_mm, count, kji, parts};
+use super::mask::{BrainMask, centroid_lps_mm, count, kji};
 use super::round4;
+use super::runs::parts;
 
 /// One 26-connected component of enhancing voxels inside the brain mask.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,17 +43,13 @@ pub type Intensities<'a> = &'a [Option<Volume>];
 #[must_use]
 pub fn components(findings: &Findings, mask: &BrainMask, point: &OperatingPoint, intensities: Intensities<'_>) -> Vec<Component> {
     let grid = &findings.grid;
-    let wanted: Vec<bool> = mask
-        .inside_kji
-        .iter()
-        .enumerate()
-        .map(|(idx, &inside)| inside && findings.enhancing_lesion.score(idx) >= point.voxel_threshold)
-        .collect();
+    let mut wanted = findings.enhancing_lesion.at_least(point.voxel_threshold);
+    wanted.iter_mut().zip(&mask.inside_kji).for_each(|(wanted, &inside)| *wanted &= inside);
     let contrasts = [Role::T1Post, Role::Flair].map(|role| Contrast::of(role, intensities, mask, &wanted));
     let mut found: Vec<Component> = parts(&wanted, grid.shape_kji, false)
         .iter()
-        .filter(|voxels| count(voxels.len()) * grid.voxel_ml() >= point.component_ml_min)
-        .map(|voxels| measure(voxels, findings, &contrasts))
+        .filter(|part| count(part.n_voxels) * grid.voxel_ml() >= point.component_ml_min)
+        .map(|part| measure(&part.voxels(grid.shape_kji), findings, &contrasts))
         .collect();
     found.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.n_voxels.cmp(&a.n_voxels)).then(a.first_idx.cmp(&b.first_idx)));
     found

@@ -3,12 +3,12 @@
 use crate::domain::verdict::Refusal;
 use crate::domain::{
     ClosedBecause, Finding, Findings, ModelSpec, OperatingPoint, QualityNote, Reason, ReasonCode, Role, SeriesUse, Severity,
-    TimingMs, Uid, Urgency, Verdict, VerdictKind, Volume, WallTime,
+    Sign, SignCode, TimingMs, Uid, Urgency, Verdict, VerdictKind, Volume, WallTime,
 };
 
 use super::components::{Component, components};
 use super::mask::{BrainMask, brain_mask};
-use super::{round4, sentence};
+use super::{contrast, noise, review, round4, sentence, signs};
 
 /// Most findings that a verdict lists; all of them count for the decision, and a note names what was left off.
 pub const FINDINGS_MAX: usize = 64;
@@ -49,14 +49,23 @@ pub struct TriageInput<'a> {
 }
 
 /// What the decision fills in; the rest of the verdict is passed through.
-struct Decision {
-    kind: VerdictKind,
-    urgency: Option<Urgency>,
-    score: Option<f64>,
-    operating_point: Option<OperatingPoint>,
-    reasons: Vec<Reason>,
-    findings: Vec<Finding>,
-    notes: Vec<QualityNote>,
+pub(super) struct Decision {
+    pub(super) kind: VerdictKind,
+    pub(super) urgency: Option<Urgency>,
+    pub(super) score: Option<f64>,
+    pub(super) operating_point: Option<OperatingPoint>,
+    pub(super) reasons: Vec<Reason>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) signs: Vec<Sign>,
+    pub(super) notes: Vec<QualityNote>,
+}
+
+impl Decision {
+    /// Takes the answer back for these reasons; measures and notes stay.
+    pub(super) fn take_back(&mut self, reasons: Vec<Reason>) {
+        let (signs, notes) = (std::mem::take(&mut self.signs), std::mem::take(&mut self.notes));
+        *self = Self { signs, notes, ..refused(reasons) };
+    }
 }
 
 /// The verdict on one study.
@@ -76,6 +85,7 @@ pub fn decide(input: TriageInput<'_>) -> Verdict {
         operating_point: decision.operating_point,
         reasons: decision.reasons,
         findings: decision.findings,
+        signs: decision.signs,
         series,
         quality,
         model: Some(input.model.identity.clone()),
@@ -99,6 +109,7 @@ fn refused(mut reasons: Vec<Reason>) -> Decision {
         operating_point: None,
         reasons,
         findings: Vec::new(),
+        signs: Vec::new(),
         notes: Vec::new(),
     }
 }
@@ -110,7 +121,9 @@ fn refuse(code: ReasonCode, text: impl Into<String>) -> Decision {
 fn assess(assessed: &Assessed, model: &ModelSpec) -> Decision {
     let findings = &assessed.findings;
     let n_voxels = findings.grid.n_voxels();
-    if [&findings.enhancing_lesion, &findings.abnormality, &findings.brain].iter().any(|map| map.len() != n_voxels) {
+    let further = findings.anatomy.iter().flat_map(|maps| [&maps.right_hemisphere, &maps.ventricle, &maps.normal_enhancement]);
+    let mut maps = [&findings.enhancing_lesion, &findings.abnormality, &findings.brain].into_iter().chain(further);
+    if maps.any(|map| map.len() != n_voxels) {
         return refuse(
             ReasonCode::InternalFault,
             "The network's answer does not have the shape of its grid: run `scanside model verify`.",
@@ -123,7 +136,25 @@ fn assess(assessed: &Assessed, model: &ModelSpec) -> Decision {
         Ok(mask) => mask,
         Err(refusal) => return *refusal,
     };
-    weigh(&components(findings, &mask, point, &assessed.channels), &mask, point, model)
+    let mut decision = weigh(&components(findings, &mask, point, &assessed.channels), &mask, point, model);
+    if let Some(limits) = &model.signs {
+        let measured = signs::measure(findings, &mask, point.brain_threshold, limits);
+        review::raise(&mut decision, &measured.signs);
+        decision.signs = measured.signs;
+        decision.notes.extend(measured.notes);
+    }
+    let enhancement_ml = contrast::normal_enhancement_ml(findings, &mask, model);
+    decision.signs.extend(enhancement_ml.map(|value| Sign {
+        code: SignCode::NormalEnhancement,
+        value,
+        threshold: None,
+        side: None,
+    }));
+    let t1 =
+        assessed.channels.iter().flatten().find(|volume| volume.role == Role::T1Post).filter(|_| model.noise_z_max.is_some());
+    let noise_z = t1.and_then(|t1| noise::noise_z(&t1.voxels_kji, &mask.brain_kji, findings.grid.shape_kji));
+    review::doubt(&mut decision, enhancement_ml, noise_z, model);
+    decision
 }
 
 fn no_operating_point(inputs: &[Role], model: &ModelSpec) -> String {
@@ -208,7 +239,16 @@ fn weigh(found: &[Component], mask: &BrainMask, point: &OperatingPoint, model: &
         reasons.extend(large);
         (VerdictKind::Flagged, Some(urgency), reasons)
     };
-    Decision { kind, urgency, score: Some(best.unwrap_or(0.0)), operating_point: Some(point.clone()), reasons, findings, notes }
+    Decision {
+        kind,
+        urgency,
+        score: Some(best.unwrap_or(0.0)),
+        operating_point: Some(point.clone()),
+        reasons,
+        findings,
+        signs: Vec::new(),
+        notes,
+    }
 }
 
 /// Why the lesions at or above the threshold are critical; empty when they are not.

@@ -3,11 +3,15 @@
 
 use crate::domain::{Grid, ScoreMap};
 
+use super::runs::{Part, parts};
+
 /// The predicted brain of one study.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BrainMask {
     /// One entry per voxel, C order k, j, i: inside the brain or its margin.
     pub inside_kji: Vec<bool>,
+    /// The same without the margin.
+    pub brain_kji: Vec<bool>,
     /// Volume of the brain before the margin was added, ml.
     pub volume_ml: f64,
     /// That volume divided by the area of its bounding box seen from above (left by posterior), mm: small where parts are missing.
@@ -26,92 +30,86 @@ pub(crate) fn kji(idx: usize, shape: Kji) -> Kji {
     [idx / plane, (idx % plane) / n_i.max(1), idx % n_i.max(1)]
 }
 
-/// Calls `visit` with the linear index of each of the voxel's neighbours inside the grid: 6 (faces) or 26 (faces, edges, corners).
-pub(crate) fn for_neighbours(idx: usize, shape: Kji, faces_only: bool, mut visit: impl FnMut(usize)) {
-    let [k, j, i] = kji(idx, shape);
-    let [n_k, n_j, n_i] = shape;
-    for k1 in k.saturating_sub(1)..(k + 2).min(n_k) {
-        for j1 in j.saturating_sub(1)..(j + 2).min(n_j) {
-            for i1 in i.saturating_sub(1)..(i + 2).min(n_i) {
-                let steps = k1.abs_diff(k) + j1.abs_diff(j) + i1.abs_diff(i);
-                if steps != 0 && (!faces_only || steps == 1) {
-                    visit((k1 * n_j + j1) * n_i + i1);
-                }
-            }
-        }
-    }
-}
-
-/// Connected parts of `wanted`, each as sorted linear indices, in raster order of their first voxel. Every voxel is visited once; the stack
-/// is on the heap and at most one entry per voxel long.
-pub(crate) fn parts(wanted: &[bool], shape: Kji, faces_only: bool) -> Vec<Vec<usize>> {
-    let mut open = wanted.to_vec();
-    let mut found = Vec::new();
-    let mut stack = Vec::new();
-    for start in 0..open.len() {
-        if !std::mem::replace(&mut open[start], false) {
-            continue;
-        }
-        stack.push(start);
-        let mut part = Vec::new();
-        while let Some(idx) = stack.pop() {
-            part.push(idx);
-            for_neighbours(idx, shape, faces_only, |next| {
-                if open.get_mut(next).is_some_and(std::mem::take) {
-                    stack.push(next);
-                }
-            });
-        }
-        part.sort_unstable();
-        found.push(part);
-    }
-    found
-}
-
 /// The brain: voxels of score `threshold` or more, of these the largest 6-connected part (the first in raster order among equals), grown by
 /// `margin_voxels` steps to face neighbours. `None` when no voxel reaches the threshold.
 #[must_use]
 pub fn brain_mask(brain: &ScoreMap, grid: &Grid, threshold: f32, margin_voxels: u32) -> Option<BrainMask> {
-    let wanted: Vec<bool> = (0..grid.n_voxels()).map(|idx| brain.score(idx) >= threshold).collect();
-    let largest = parts(&wanted, grid.shape_kji, true)
-        .into_iter()
-        .reduce(|best, part| if part.len() > best.len() { part } else { best })?;
-    let mut inside_kji = vec![false; wanted.len()];
-    for &idx in &largest {
-        inside_kji[idx] = true;
-    }
-    let mut front = largest.clone();
-    for _ in 0..margin_voxels {
-        let mut grown = Vec::new();
-        for &idx in &front {
-            for_neighbours(idx, grid.shape_kji, true, |next| {
-                if inside_kji.get_mut(next).is_some_and(|inside| !std::mem::replace(inside, true)) {
-                    grown.push(next);
-                }
-            });
-        }
-        front = grown;
-    }
+    let mut wanted = brain.at_least(threshold);
+    wanted.resize(grid.n_voxels(), false);
+    let shape = grid.shape_kji;
+    let largest =
+        parts(&wanted, shape, true).into_iter().reduce(|best, part| if part.n_voxels > best.n_voxels { part } else { best })?;
+    let mut brain_kji = wanted;
+    brain_kji.fill(false);
+    largest.fill(&mut brain_kji, shape);
     Some(BrainMask {
-        inside_kji,
-        volume_ml: count(largest.len()) * grid.voxel_ml(),
+        inside_kji: grown(&brain_kji, shape, margin_voxels),
+        brain_kji,
+        volume_ml: count(largest.n_voxels) * grid.voxel_ml(),
         mean_height_mm: mean_height_mm(&largest, grid),
-        centroid_lps_mm: centroid_lps_mm(&largest, grid),
+        centroid_lps_mm: centroid_of(&largest, grid),
     })
 }
 
-/// Volume of the voxels divided by the area of their bounding box seen from above, mm.
-fn mean_height_mm(voxels: &[usize], grid: &Grid) -> f64 {
-    let (mut low, mut high) = ([usize::MAX; 2], [0_usize; 2]);
-    for &idx in voxels {
-        let [_, j, i] = kji(idx, grid.shape_kji);
-        for (axis, at) in [j, i].into_iter().enumerate() {
-            low[axis] = low[axis].min(at);
-            high[axis] = high[axis].max(at);
+/// `mask` and all voxels that at most `n_steps` steps to face neighbours lead to. Whole rows at a time: a row takes its own voxels one to the
+/// left and right, and those of the four rows beside it.
+pub(crate) fn grown(mask: &[bool], shape: Kji, n_steps: u32) -> Vec<bool> {
+    let [n_k, n_j, n_i] = shape;
+    let mut inside = mask.to_vec();
+    let mut before = Vec::new();
+    for _ in 0..n_steps {
+        before.clone_from(&inside);
+        for row in 0..n_k * n_j {
+            let (k, j) = (row / n_j, row % n_j);
+            let out = &mut inside[row * n_i..(row + 1) * n_i];
+            let mut take = |from: &[bool]| out.iter_mut().zip(from).for_each(|(out, &set)| *out |= set);
+            let other = |row: usize| &before[row * n_i..(row + 1) * n_i];
+            if j > 0 {
+                take(other(row - 1));
+            }
+            if j + 1 < n_j {
+                take(other(row + 1));
+            }
+            if k > 0 {
+                take(other(row - n_j));
+            }
+            if k + 1 < n_k {
+                take(other(row + n_j));
+            }
+            let own = other(row);
+            take(&own[1.min(n_i)..]);
+            out.iter_mut().skip(1).zip(own).for_each(|(out, &set)| *out |= set);
         }
     }
+    inside
+}
+
+/// Volume of the part divided by the area of its bounding box seen from above, mm.
+fn mean_height_mm(part: &Part, grid: &Grid) -> f64 {
+    let n_j = grid.shape_kji[1].max(1);
+    let (mut low, mut high) = ([usize::MAX; 2], [0_usize; 2]);
+    for run in &part.runs {
+        let j = run.row % n_j;
+        (low[0], high[0]) = (low[0].min(j), high[0].max(j));
+        (low[1], high[1]) = (low[1].min(run.from), high[1].max(run.to - 1));
+    }
     let area = (0..2).map(|axis| count((high[axis] + 1).saturating_sub(low[axis]))).product::<f64>();
-    if area > 0.0 { count(voxels.len()) / area * grid.spacing_mm } else { 0.0 }
+    if area > 0.0 { count(part.n_voxels) / area * grid.spacing_mm } else { 0.0 }
+}
+
+/// Centroid of the part, LPS, mm. Index sums are exact integers; one division each.
+fn centroid_of(part: &Part, grid: &Grid) -> [f64; 3] {
+    let n_j = grid.shape_kji[1].max(1);
+    let mut sums = [0_usize; 3];
+    for run in &part.runs {
+        let n = run.to - run.from;
+        sums[0] += run.row / n_j * n;
+        sums[1] += run.row % n_j * n;
+        sums[2] += (run.from + run.to - 1) * n / 2;
+    }
+    let n = count(part.n_voxels.max(1));
+    let [k, j, i] = sums.map(|sum| count(sum) / n);
+    grid.lps_mm(k, j, i)
 }
 
 /// Centroid of the voxels, LPS, mm. Index sums are exact integers; one division each.
@@ -152,17 +150,19 @@ mod tests {
         let inside = [true, true, false, false, true, true, true, false, false];
         let mask = brain_mask(&map(&inside), &grid([1, 1, 9]), 0.5, 1).expect("a brain");
         assert_eq!(mask.inside_kji, [false, false, false, true, true, true, true, true, false]);
+        assert_eq!(mask.brain_kji, [false, false, false, false, true, true, true, false, false]);
         assert!((mask.volume_ml - 3.0).abs() < 1e-12);
         assert!((mask.centroid_lps_mm[0] - 50.0).abs() < 1e-12);
     }
 
     #[test]
-    fn voxels_that_touch_by_a_corner_are_one_part_only_with_26_neighbours() {
-        let mut wanted = vec![false; 8];
-        wanted[0] = true;
-        wanted[7] = true;
-        assert_eq!(parts(&wanted, [2, 2, 2], true).len(), 2);
-        assert_eq!(parts(&wanted, [2, 2, 2], false), vec![vec![0, 7]]);
+    fn a_margin_grows_by_faces_and_stops_at_the_border() {
+        let mut mask = vec![false; 27];
+        mask[0] = true;
+        let inside = grown(&mask, [3, 3, 3], 2);
+        let expected: Vec<bool> = (0..27).map(|idx| idx / 9 + idx / 3 % 3 + idx % 3 <= 2).collect();
+        assert_eq!(inside, expected);
+        assert_eq!(grown(&mask, [3, 3, 3], 0), mask);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Triage: the network's answer -> the verdict, with reasons for the radiologist. Pure: no clock, no file, no randomness.
 //!
 //! ```text
-//!   Findings ──> components (brain mask, connected components, measures) ──┐
-//!   Refusal  ──────────────────────────────────────────────────────────────┴─> decide ──> Verdict
+//!   Findings ──> components (brain mask, connected components, measures) ──> decide (flagged or not, how urgent) ──┐
+//!      ├──> signs (midline shift, ventricles) ──> review (urgency only) <───────────────────────────────────────────┤
+//!      └──> contrast, noise (from the pixels) ──> review (indeterminate)                                            ├─> Verdict
+//!   Refusal  ───────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //!                                     earlier verdict on the same study ──> supersede ──> Verdict that never ranks lower
 //! ```
 //!
@@ -10,15 +12,22 @@
 //! same verdict on every processor (DESIGN.md rule 4).
 
 pub mod components;
+pub mod contrast;
 pub mod decide;
 mod diameter;
 mod mask;
+pub mod noise;
+mod review;
+mod runs;
 mod sentence;
+pub mod signs;
 pub mod supersede;
 
 pub use components::{Component, Intensities, components};
+pub use contrast::{contrast_seen_ml, normal_enhancement_ml};
 pub use decide::{Assessed, TriageInput, decide};
 pub use mask::{BrainMask, brain_mask};
+pub use noise::noise_z;
 pub use supersede::{VerdictSummary, supersede};
 
 /// Rounds to four decimals: finer than any use of the figure, coarser than any platform's last bit.

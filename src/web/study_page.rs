@@ -62,6 +62,7 @@ fn body(study: &StudyDetail) -> Markup {
             (key_figures(study, &latest))
         }
         section data-live="findings" { (findings(&latest)) }
+        section data-live="signs" { (signs(&latest)) }
         section data-live="series" { (series(&latest)) }
         section data-live="quality" { (quality(&latest)) }
         div.columns {
@@ -134,6 +135,48 @@ fn findings(latest: &Value) -> Markup {
                 } } }
             }
             p.note { "LPS: x to the patient's left, y to the back, z to the head. Sizes are measured on the model's grid." }
+        }
+    }
+}
+
+/// Words for a sign's code.
+fn sign_name(code: &str) -> String {
+    match code {
+        "midline-shift" => "Midline shift".to_owned(),
+        "ventricular-enlargement" => "Frontal horns over brain width".to_owned(),
+        "ventricle-volume" => "Volume of the lateral ventricles".to_owned(),
+        "ventricle-fraction" => "Lateral ventricles over brain volume".to_owned(),
+        "normal-enhancement" => "Normal enhancement (vessels, sinuses, dura)".to_owned(),
+        other => other.replace('-', " "),
+    }
+}
+
+/// A value with its unit.
+fn measure(value: f64, unit: &str) -> String {
+    match unit {
+        "1" => format!("{value:.3}"),
+        unit => format!("{value:.1} {unit}"),
+    }
+}
+
+fn signs(latest: &Value) -> Markup {
+    let list = items(latest, "signs");
+    html! {
+        @if !list.is_empty() {
+            h2 { "Measures" }
+            table.signs {
+                thead { tr { th scope="col" { "Measure" } th.num scope="col" { "Value" } th.num scope="col" { "Urgent from" } } }
+                tbody { @for sign in list {
+                    @let unit = text(sign, "unit");
+                    @let critical = sign.get("critical").and_then(Value::as_bool).unwrap_or(false);
+                    tr {
+                        td data-label="Measure" { (sign_name(text(sign, "code"))) @if !text(sign, "side").is_empty() { " to the patient's " (text(sign, "side")) } }
+                        td.num data-label="Value" { (measure(number(sign, "value"), unit)) @if critical { " " span.tag.warn { "at or above" } } }
+                        td.num data-label="Urgent from" { @match sign.get("threshold").and_then(Value::as_f64) { Some(limit) => { (measure(limit, unit)) }, None => { "\u{2013}" } } }
+                    }
+                } }
+            }
+            p.note { "Measured by the network's outlines on its grid. A measure at or above its limit makes a flagged study critical; it never flags a study." }
         }
     }
 }

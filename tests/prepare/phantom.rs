@@ -285,6 +285,9 @@ pub(crate) fn model() -> ModelSpec {
         critical_total_ml_min: 10.0,
         critical_diameter_mm_min: 30.0,
         critical_source: String::new(),
+        signs: None,
+        contrast: None,
+        noise_z_max: None,
     }
 }
 

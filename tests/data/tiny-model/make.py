@@ -3,7 +3,8 @@
     python make.py        (needs numpy, onnx 1.23, onnxruntime 1.28)
 
 It covers both strides, kernels 3 and 1, an odd channel count, zero points other than -128, padding, concatenation and up-sampling.
-Out, beside this file: model.onnx, manifest.toml, golden.input.i8, golden.output.i8; pooled.onnx and per-channel.onnx, which must be refused.
+Out, beside this file: model.onnx, manifest.toml, golden.input.i8, golden.output.i8; six.onnx and six.output.i8, the same with six output
+channels; pooled.onnx and per-channel.onnx, which must be refused.
 """
 import hashlib
 import os
@@ -84,6 +85,17 @@ y = onnxruntime.InferenceSession(os.path.join(HERE, "model.onnx"), providers=["C
 print("output range", y.min(), y.max(), "saturated", np.mean((y == -128) | (y == 127)), "values", len(np.unique(y)))
 x.tofile(os.path.join(HERE, "golden.input.i8"))
 y.tofile(os.path.join(HERE, "golden.output.i8"))
+
+# The same with the three further outputs.
+nodes.pop()
+conv("f", "y", 8, 6, 1, 1, b_q, y_q)
+graph = h.make_graph(nodes, "six", [h.make_tensor_value_info("x", T.INT8, [1, 2, *SHAPE])],
+                     [h.make_tensor_value_info("y", T.INT8, [1, 6, *SHAPE])], list(constants.values()))
+six = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+onnx.checker.check_model(six, full_check=True)
+onnx.save(six, os.path.join(HERE, "six.onnx"))
+y = onnxruntime.InferenceSession(os.path.join(HERE, "six.onnx"), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+y.tofile(os.path.join(HERE, "six.output.i8"))
 
 
 def sha256(name):
