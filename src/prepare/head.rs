@@ -40,7 +40,7 @@ pub(super) struct Head {
 /// `BudgetExceeded` when the time is up.
 pub(super) fn place(volume: &Acquired, filled: Option<f32>, model: &ModelSpec, limits: &PrepareLimits) -> Result<Head, Reason> {
     let coarse = coarse_grid(volume)?;
-    let seen = to_grid(volume, &coarse, filled, limits)?;
+    let seen = to_grid(volume, &coarse, None, filled, limits)?;
     let Some(mask) = foreground(&seen, coarse.shape_kji, &model.normalisation) else {
         return Err(Reason::new(ReasonCode::CoverageOrResolution, "The images are empty: all voxels have the same value."));
     };
@@ -149,7 +149,7 @@ fn foreground(seen: &Resampled, shape_kji: [usize; 3], rule: &Normalisation) -> 
 
 /// The 6-connected parts that hold at least half as many voxels as the largest one. The head is one part, or scalp and brain; what lies apart
 /// (corners that a reslice filled with another value than the background, markers, ghosts) must not move the box.
-fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
+pub(super) fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
     let [n_k, n_j, n_i] = shape_kji;
     let mut part_of = vec![0_usize; mask.len()]; // 0: none yet
     let mut sizes = vec![0_usize];
@@ -186,7 +186,7 @@ fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
 }
 
 /// Erodes (`grow` false: all six neighbours must be set) or dilates by one voxel. Beyond the border everything counts as the voxel itself.
-fn spread(mask: &[bool], shape_kji: [usize; 3], grow: bool) -> Vec<bool> {
+pub(super) fn spread(mask: &[bool], shape_kji: [usize; 3], grow: bool) -> Vec<bool> {
     let [n_k, n_j, n_i] = shape_kji;
     let mut out = mask.to_vec();
     for k in 0..n_k {

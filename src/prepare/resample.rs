@@ -9,6 +9,7 @@
 
 use super::PrepareLimits;
 use super::acquired::{Acquired, Slice};
+use super::register::Rigid;
 use crate::domain::{Grid, Reason, SliceStack};
 
 /// An acquired volume on a grid. All vectors in C order k, j, i.
@@ -18,8 +19,8 @@ pub(super) struct Resampled {
     pub(super) values_kji: Vec<f32>,
     /// Nothing was acquired here, or filled background makes up more than half.
     pub(super) background_kji: Vec<bool>,
-    /// Fraction of the grid points inside the acquired field of view.
-    pub(super) fraction_acquired: f64,
+    /// Something was acquired here, be it filled background.
+    pub(super) acquired_kji: Vec<bool>,
 }
 
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
@@ -138,12 +139,20 @@ impl AreaTable {
     }
 }
 
-/// Brings `volume` to `grid`. `filled` is the value of filled background, if there is one.
+/// Brings `volume` to `grid`: a point of the grid shows the place where `placement` puts it in the volume, or without one its own. `filled` is the
+/// value of filled background, if there is one.
 ///
 /// # Errors
 /// `BudgetExceeded` when the time is up.
-pub(super) fn to_grid(volume: &Acquired, grid: &Grid, filled: Option<f32>, limits: &PrepareLimits) -> Result<Resampled, Reason> {
-    let stack = &volume.stack;
+pub(super) fn to_grid(
+    volume: &Acquired,
+    grid: &Grid,
+    placement: Option<&Rigid>,
+    filled: Option<f32>,
+    limits: &PrepareLimits,
+) -> Result<Resampled, Reason> {
+    let placed = placement.map(|rigid| rigid.place(&volume.stack));
+    let stack = placed.as_ref().unwrap_or(&volume.stack);
     let (profiles, view) = profiles(stack, grid.spacing_mm);
     let n = grid.n_voxels();
     let (n_rows, n_columns) = (stack.n_rows as usize, stack.n_columns as usize);
@@ -237,7 +246,7 @@ fn finish(sums: Sums, grid: &Grid, stack: &SliceStack, profiles: &[Profile], vie
     let [n_k, n_j, n_i] = grid.shape_kji;
     let Sums { mut value, weight, filled } = sums;
     let mut background_kji = vec![true; value.len()];
-    let mut n_acquired = 0_usize;
+    let mut acquired_kji = vec![false; value.len()];
     let is_thick = matches!(profiles.first(), Some(Profile::Hat { .. }));
     let half = grid.spacing_mm / 2.0;
     for k in 0..n_k {
@@ -255,14 +264,13 @@ fn finish(sums: Sums, grid: &Grid, stack: &SliceStack, profiles: &[Profile], vie
                     value[at] = 0.0;
                     continue;
                 }
-                n_acquired += 1;
+                acquired_kji[at] = true;
                 value[at] /= weight[at];
                 background_kji[at] = filled.get(at).is_some_and(|&f| f64::from(f) > 0.5 * here);
             }
         }
     }
-    let fraction_acquired = n_acquired as f64 / value.len().max(1) as f64;
-    Resampled { values_kji: value, background_kji, fraction_acquired }
+    Resampled { values_kji: value, background_kji, acquired_kji }
 }
 
 #[cfg(test)]
@@ -309,7 +317,7 @@ mod tests {
     fn a_pattern_finer_than_the_grid_becomes_its_mean_and_not_an_alias() {
         let stripes = volume([30, 60, 60], [1.0, 1.0, 0.5], 0.0, |k, r, c| if (k + r + c) % 2 == 0 { 500 } else { 1500 });
         let seen =
-            to_grid(&stripes, &grid([6.0, 6.0, 6.0], [6, 15, 6]), None, &PrepareLimits::default()).expect("time is not up");
+            to_grid(&stripes, &grid([6.0, 6.0, 6.0], [6, 15, 6]), None, None, &PrepareLimits::default()).expect("time is not up");
         assert!(seen.background_kji.iter().all(|b| !b));
         for value in seen.values_kji {
             assert!((value - 1000.0).abs() < 20.0, "{value}: a nearest or linear pick would swing by 500");
@@ -330,7 +338,7 @@ mod tests {
             let n_k = if slice_mm < 3.0 { 40 } else { 12 };
             let ramp = volume([n_k, 60, 60], [slice_mm, 1.5, 1.5], shear, of);
             let grid = grid([20.0, 30.0, 7.0], [8, 10, 10]);
-            let seen = to_grid(&ramp, &grid, None, &PrepareLimits::default()).expect("time is not up");
+            let seen = to_grid(&ramp, &grid, None, None, &PrepareLimits::default()).expect("time is not up");
             for (at, value) in seen.values_kji.iter().enumerate() {
                 let (k, j, i) = (at / 100, at / 10 % 10, at % 10);
                 let [x, y, z] = grid.lps_mm(k as f64, j as f64, i as f64);
@@ -348,7 +356,7 @@ mod tests {
     fn points_off_the_field_of_view_and_in_filled_background_are_background() {
         let half = volume([20, 20, 20], [2.0, 2.0, 2.0], 0.0, |_, _, c| if c < 10 { 0 } else { 100 });
         let grid = grid([-6.0, 19.0, 19.0], [1, 1, 18]);
-        let seen = to_grid(&half, &grid, Some(0.0), &PrepareLimits::default()).expect("time is not up");
+        let seen = to_grid(&half, &grid, None, Some(0.0), &PrepareLimits::default()).expect("time is not up");
         // x = -6, -3, 0 ... 45; pixels cover -1 to 39, filled below x = 19.
         let expected: Vec<bool> = (0..18).map(|i| f64::from(i) * 3.0 - 6.0).map(|x| !(19.0..=39.0).contains(&x)).collect();
         assert_eq!(seen.background_kji, expected);
@@ -359,7 +367,7 @@ mod tests {
     fn time_that_is_up_ends_the_work() {
         let limits = PrepareLimits { time_budget_ms: 10, elapsed_ms: std::sync::Arc::new(|| 11), ..PrepareLimits::default() };
         let any = volume([4, 8, 8], [2.0, 2.0, 2.0], 0.0, |_, _, _| 1);
-        let error = to_grid(&any, &grid([0.0; 3], [2, 2, 2]), None, &limits).expect_err("refused");
+        let error = to_grid(&any, &grid([0.0; 3], [2, 2, 2]), None, None, &limits).expect_err("refused");
         assert_eq!(error.code, crate::domain::ReasonCode::BudgetExceeded);
     }
 }
