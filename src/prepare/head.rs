@@ -6,7 +6,7 @@
 
 use super::PrepareLimits;
 use super::acquired::Acquired;
-use super::normalise::{foreground_above, percentile};
+use super::normalise::{foreground_from, percentile};
 use super::resample::{Resampled, to_grid};
 use crate::domain::{Grid, ModelSpec, Normalisation, Reason, ReasonCode};
 
@@ -135,13 +135,12 @@ fn coarse_grid(volume: &Acquired) -> Result<Grid, Reason> {
 /// Foreground by the model's own rule, opened by one voxel; `None` when there is no contrast at all.
 fn foreground(seen: &Resampled, shape_kji: [usize; 3], rule: &Normalisation) -> Option<Vec<bool>> {
     let pairs = || seen.values_kji.iter().map(|&v| f64::from(v)).zip(&seen.background_kji);
-    let mut inside: Vec<f64> = pairs().filter(|&(_, &b)| !b).map(|(v, _)| v).collect();
-    inside.sort_unstable_by(f64::total_cmp);
-    let low = *inside.first()?;
-    if percentile(&inside, 100.0) <= low {
+    let shown = seen.values_kji.iter().zip(&seen.background_kji).filter(|&(_, &b)| !b);
+    let mut inside: Vec<f32> = shown.map(|(&v, _)| v).collect();
+    let (low, above) = foreground_from(&mut inside, rule);
+    if inside.is_empty() || percentile(&mut inside, 100.0) <= low {
         return None;
     }
-    let above = foreground_above(&inside, rule);
     let mask: Vec<bool> = pairs().map(|(v, &b)| !b && v - low > above).collect();
     let opened = spread(&spread(&mask, shape_kji, false), shape_kji, true);
     Some(main_parts(&opened, shape_kji))
