@@ -8,6 +8,8 @@ mod phantom;
 mod real;
 #[path = "prepare/refusals.rs"]
 mod refusals;
+#[path = "prepare/registration.rs"]
+mod registration;
 
 use phantom::{Acquisition, BALL, HEAD, Series, bright, classic, close, enhanced, head, model};
 use proptest::prelude::*;

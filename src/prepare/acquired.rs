@@ -131,11 +131,14 @@ impl Acquired {
     pub(super) fn filled_value(&self, fraction: f64) -> Option<f32> {
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
         let mut n_voxels = 0_u64;
-        for slice in &self.slices {
-            n_voxels += u64::try_from(slice.samples.len()).unwrap_or(u64::MAX);
-            for (stored, n) in runs(&slice.samples) {
-                *counts.entry(ordered(slice.value(stored))).or_default() += n;
+        // Slices of one rescale are counted together, by stored value.
+        for slices in self.slices.chunk_by(|a, b| a.rescale == b.rescale) {
+            let mut stored = StoredCounts::default();
+            for slice in slices {
+                n_voxels += u64::try_from(slice.samples.len()).unwrap_or(u64::MAX);
+                stored.add(&slice.samples);
             }
+            stored.for_each(|value, n| *counts.entry(ordered(slices[0].value(value))).or_default() += n);
         }
         // `max_by_key` keeps the last of equals: walk down so that the smallest value comes last.
         let (&key, &n) = counts.iter().rev().max_by_key(|&(_, &n)| n)?;
@@ -145,23 +148,43 @@ impl Acquired {
     }
 }
 
-/// Stored values with their counts.
-fn runs(samples: &Samples) -> Vec<(f64, u64)> {
-    let mut counts = vec![0_u64; 65_536];
-    match samples {
-        Samples::U16(values) => {
-            values.iter().for_each(|&v| counts[usize::from(v)] += 1);
-            (0..=u16::MAX).zip(counts).filter(|&(_, n)| n > 0).map(|(v, n)| (f64::from(v), n)).collect()
+/// How often each stored value occurs.
+#[derive(Default)]
+struct StoredCounts {
+    /// By the bits of the value; empty until the first slice of that kind.
+    u16: Vec<u64>,
+    i16: Vec<u64>,
+    /// Runs of equal values of each slice.
+    f32: Vec<(f32, u64)>,
+}
+
+impl StoredCounts {
+    fn add(&mut self, samples: &Samples) {
+        match samples {
+            Samples::U16(values) => {
+                self.u16.resize(65_536, 0);
+                values.iter().for_each(|&v| self.u16[usize::from(v)] += 1);
+            }
+            Samples::I16(values) => {
+                self.i16.resize(65_536, 0);
+                values.iter().for_each(|&v| self.i16[usize::from(v.cast_unsigned())] += 1);
+            }
+            Samples::F32(values) => {
+                let mut sorted = values.clone();
+                sorted.sort_unstable_by(f32::total_cmp);
+                self.f32.extend(sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| (run[0], run.len() as u64)));
+            }
         }
-        Samples::I16(values) => {
-            values.iter().for_each(|&v| counts[usize::from(v.cast_unsigned())] += 1);
-            (0..=u16::MAX).zip(counts).filter(|&(_, n)| n > 0).map(|(v, n)| (f64::from(v.cast_signed()), n)).collect()
-        }
-        Samples::F32(values) => {
-            let mut sorted = values.clone();
-            sorted.sort_unstable_by(f32::total_cmp);
-            sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| (f64::from(run[0]), run.len() as u64)).collect()
-        }
+    }
+
+    /// Stored values that occur, with their counts.
+    fn for_each(&self, mut take: impl FnMut(f64, u64)) {
+        let seen = |counts: &[u64], value: fn(u16) -> f64, take: &mut dyn FnMut(f64, u64)| {
+            (0..=u16::MAX).zip(counts).filter(|&(_, &n)| n > 0).for_each(|(bits, &n)| take(value(bits), n));
+        };
+        seen(&self.u16, f64::from, &mut take);
+        seen(&self.i16, |bits| f64::from(bits.cast_signed()), &mut take);
+        self.f32.iter().for_each(|&(value, n)| take(f64::from(value), n));
     }
 }
 
@@ -190,9 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn runs_count_signed_values_under_their_own_value() {
-        assert_eq!(runs(&Samples::I16(vec![-5, 7, -5])), vec![(7.0, 1), (-5.0, 2)]);
-        assert_eq!(runs(&Samples::F32(vec![0.5, -2.0, 0.5])), vec![(-2.0, 1), (0.5, 2)]);
+    fn stored_values_are_counted_under_their_own_value_over_all_slices() {
+        let counted = |slices: &[Samples]| {
+            let (mut counts, mut found) = (StoredCounts::default(), Vec::new());
+            slices.iter().for_each(|samples| counts.add(samples));
+            counts.for_each(|value, n| found.push((value, n)));
+            found
+        };
+        assert_eq!(counted(&[Samples::I16(vec![-5, 7, -5]), Samples::I16(vec![7])]), vec![(7.0, 2), (-5.0, 2)]);
+        assert_eq!(counted(&[Samples::F32(vec![0.5, -2.0, 0.5]), Samples::U16(vec![3])]), vec![(3.0, 1), (-2.0, 1), (0.5, 2)]);
     }
 
     /// A stored instance of the file, with what decoding asks of its header.

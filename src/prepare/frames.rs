@@ -61,15 +61,6 @@ impl Samples {
             Self::F32(v) => v.len(),
         }
     }
-
-    /// All stored values in order.
-    pub(super) fn for_each(&self, mut take: impl FnMut(f64)) {
-        match self {
-            Self::U16(v) => v.iter().for_each(|&x| take(f64::from(x))),
-            Self::I16(v) => v.iter().for_each(|&x| take(f64::from(x))),
-            Self::F32(v) => v.iter().for_each(|&x| take(f64::from(x))),
-        }
-    }
 }
 
 /// The name of a transfer syntax for people.

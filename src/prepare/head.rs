@@ -6,7 +6,7 @@
 
 use super::PrepareLimits;
 use super::acquired::Acquired;
-use super::normalise::{foreground_above, percentile};
+use super::normalise::{foreground_from, percentile};
 use super::resample::{Resampled, to_grid};
 use crate::domain::{Grid, ModelSpec, Normalisation, Reason, ReasonCode};
 
@@ -40,7 +40,7 @@ pub(super) struct Head {
 /// `BudgetExceeded` when the time is up.
 pub(super) fn place(volume: &Acquired, filled: Option<f32>, model: &ModelSpec, limits: &PrepareLimits) -> Result<Head, Reason> {
     let coarse = coarse_grid(volume)?;
-    let seen = to_grid(volume, &coarse, filled, limits)?;
+    let seen = to_grid(volume, &coarse, None, filled, limits)?;
     let Some(mask) = foreground(&seen, coarse.shape_kji, &model.normalisation) else {
         return Err(Reason::new(ReasonCode::CoverageOrResolution, "The images are empty: all voxels have the same value."));
     };
@@ -135,13 +135,12 @@ fn coarse_grid(volume: &Acquired) -> Result<Grid, Reason> {
 /// Foreground by the model's own rule, opened by one voxel; `None` when there is no contrast at all.
 fn foreground(seen: &Resampled, shape_kji: [usize; 3], rule: &Normalisation) -> Option<Vec<bool>> {
     let pairs = || seen.values_kji.iter().map(|&v| f64::from(v)).zip(&seen.background_kji);
-    let mut inside: Vec<f64> = pairs().filter(|&(_, &b)| !b).map(|(v, _)| v).collect();
-    inside.sort_unstable_by(f64::total_cmp);
-    let low = *inside.first()?;
-    if percentile(&inside, 100.0) <= low {
+    let shown = seen.values_kji.iter().zip(&seen.background_kji).filter(|&(_, &b)| !b);
+    let mut inside: Vec<f32> = shown.map(|(&v, _)| v).collect();
+    let (low, above) = foreground_from(&mut inside, rule);
+    if inside.is_empty() || percentile(&mut inside, 100.0) <= low {
         return None;
     }
-    let above = foreground_above(&inside, rule);
     let mask: Vec<bool> = pairs().map(|(v, &b)| !b && v - low > above).collect();
     let opened = spread(&spread(&mask, shape_kji, false), shape_kji, true);
     Some(main_parts(&opened, shape_kji))
@@ -149,7 +148,7 @@ fn foreground(seen: &Resampled, shape_kji: [usize; 3], rule: &Normalisation) -> 
 
 /// The 6-connected parts that hold at least half as many voxels as the largest one. The head is one part, or scalp and brain; what lies apart
 /// (corners that a reslice filled with another value than the background, markers, ghosts) must not move the box.
-fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
+pub(super) fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
     let [n_k, n_j, n_i] = shape_kji;
     let mut part_of = vec![0_usize; mask.len()]; // 0: none yet
     let mut sizes = vec![0_usize];
@@ -186,7 +185,7 @@ fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
 }
 
 /// Erodes (`grow` false: all six neighbours must be set) or dilates by one voxel. Beyond the border everything counts as the voxel itself.
-fn spread(mask: &[bool], shape_kji: [usize; 3], grow: bool) -> Vec<bool> {
+pub(super) fn spread(mask: &[bool], shape_kji: [usize; 3], grow: bool) -> Vec<bool> {
     let [n_k, n_j, n_i] = shape_kji;
     let mut out = mask.to_vec();
     for k in 0..n_k {

@@ -8,22 +8,25 @@
 //! | find the head | acquired volume -> the grid's place | `head.rs` |
 //! | resample | acquired volume -> values on the grid | `resample.rs` |
 //! | normalise | values -> z | `normalise.rs` |
+//! | bring together | a further channel -> where it lies in the first one's head | `further.rs`, `register.rs` |
 //!
 //! One volume is in memory at a time. The result depends on nothing but the instances and the model: not on their order, not on the number of
 //! threads, not on the processor (DESIGN.md rule 4).
 //!
-//! Frames of reference: the first required channel sets the grid. Another channel whose Frame of Reference UID differs is not used, because
-//! nothing says how the patient lay (registration does not exist yet): left out with a warning when optional, refused when required. When either
-//! has no such UID it is used with a warning, if what it shows overlaps the head.
+//! Frames of reference: the first required channel sets the grid, and where another channel lies on it is checked in the images. With the same
+//! Frame of Reference UID the header's geometry stands unless the patient clearly moved in between; with another one the place is found by rigid
+//! registration, and the channel is left out with a warning when optional, or refused when required, where that fails (table in `further.rs`).
 
 mod acquired;
 mod choose;
 mod codestream;
 mod dataset;
 mod frames;
+mod further;
 mod gate;
 mod head;
 mod normalise;
+mod register;
 mod resample;
 
 use std::sync::Arc;
@@ -34,7 +37,9 @@ use crate::domain::{
 };
 use acquired::Acquired;
 use choose::Candidate;
+use further::further_channel;
 use head::Head;
+use register::{First, Rigid};
 
 /// Series of one role that are tried, the best one first, before the study is refused.
 const CANDIDATES_MAX: usize = 3;
@@ -129,8 +134,12 @@ impl Report {
     }
 
     fn not_used(&mut self, uid: &Uid, why: &str) {
+        self.evidence(uid, format!("not used: {why}"));
+    }
+
+    fn evidence(&mut self, uid: &Uid, text: String) {
         if let Some(series) = self.series(uid) {
-            series.evidence.push(format!("not used: {why}"));
+            series.evidence.push(text);
         }
     }
 
@@ -158,6 +167,24 @@ struct Anchor {
     frame_of_reference_uid: Option<Uid>,
     /// Grid points where it shows something.
     shown_kji: Vec<bool>,
+    /// What further channels are compared with; `None` when the study holds none.
+    first: Option<First>,
+}
+
+impl Anchor {
+    fn first(&self) -> Result<&First, Reason> {
+        let text = "A further series has nothing to be compared with.";
+        self.first.as_ref().ok_or_else(|| Reason::new(ReasonCode::InternalFault, text))
+    }
+}
+
+/// A channel on a grid, with what its points show.
+struct OnGrid {
+    volume: Volume,
+    /// Nothing was acquired here, or it is filled background.
+    background_kji: Vec<bool>,
+    /// Something was acquired here, be it filled background.
+    acquired_kji: Vec<bool>,
 }
 
 type Channels = (Grid, Vec<Option<Volume>>);
@@ -254,81 +281,39 @@ fn first_channel(
         let acquired = load(candidate, limits)?;
         let filled = acquired.filled_value(model.normalisation.background_mode_fraction);
         let head = head::place(&acquired, filled, model, limits)?;
-        let (volume, shown_kji) = on_grid(candidate, &acquired, filled, &head.grid, model, limits)?;
+        let channel = on_grid(candidate, &acquired, filled, (&head.grid, None), model, limits)?;
         note_pixels(role, &acquired, filled, report);
         if head.height_mm < BRAIN_HEIGHT_MM {
             let text =
                 format!("The {role} series shows {:.0} mm along the body: part of the brain may not be covered.", head.height_mm);
             report.note("coverage", Severity::Warning, text);
         }
-        Ok((Anchor { head, frame_of_reference_uid: candidate.frame_of_reference_uid.clone(), shown_kji }, volume))
+        let is_alone = !model.channels.iter().any(|c| c.role != role && study.series().iter().any(|s| s.role == c.role));
+        let first = (!is_alone).then(|| First::new(&head.grid, &channel));
+        let shown_kji = channel.background_kji.iter().map(|b| !b).collect();
+        let frame_of_reference_uid = candidate.frame_of_reference_uid.clone();
+        Ok((Anchor { head, frame_of_reference_uid, shown_kji, first }, channel.volume))
     })
 }
 
-/// A channel on the grid that the first one set.
-fn further_channel(
-    study: &Study,
-    role: Role,
-    anchor: &Anchor,
-    model: &ModelSpec,
-    limits: &PrepareLimits,
-    report: &mut Report,
-) -> Result<Volume, Reason> {
-    best(study, role, model, limits, report, |candidate, report| {
-        let both = (&candidate.frame_of_reference_uid, &anchor.frame_of_reference_uid);
-        if let (Some(own), Some(first)) = both
-            && own != first
-        {
-            let text = format!("the {role} series has another frame of reference, so its position in the head is not known.");
-            return Err(Reason::new(ReasonCode::IncompleteGeometry, text));
-        }
-        let acquired = load(candidate, limits)?;
-        let filled = acquired.filled_value(model.normalisation.background_mode_fraction);
-        let (volume, shown_kji) = on_grid(candidate, &acquired, filled, &anchor.head.grid, model, limits)?;
-        let overlap = overlap(&anchor.shown_kji, &shown_kji);
-        if overlap < OVERLAP_MIN {
-            let text = format!("the {role} series shows only {:.0} % of what the first series shows.", overlap * 100.0);
-            return Err(Reason::new(ReasonCode::CoverageOrResolution, text));
-        }
-        if overlap < OVERLAP_WHOLE {
-            let text = format!("The {role} series shows {:.0} % of what the first series shows.", overlap * 100.0);
-            report.note("coverage", Severity::Warning, text);
-        }
-        if both.0.is_none() || both.1.is_none() {
-            let text = format!("The {role} series or the first one has no Frame of Reference UID: taken to lie in the same one.");
-            report.note("frame-of-reference", Severity::Warning, text);
-        }
-        note_pixels(role, &acquired, filled, report);
-        Ok(volume)
-    })
-}
-
-/// Resampled and normalised, with the points where it shows something.
+/// Resampled, where `placement` or else its header puts it, and normalised.
 fn on_grid(
     candidate: &Candidate<'_>,
     acquired: &Acquired,
     filled: Option<f32>,
-    grid: &Grid,
+    (grid, placement): (&Grid, Option<&Rigid>),
     model: &ModelSpec,
     limits: &PrepareLimits,
-) -> Result<(Volume, Vec<bool>), Reason> {
+) -> Result<OnGrid, Reason> {
     let role = candidate.series.role;
-    let mut resampled = resample::to_grid(acquired, grid, filled, limits)?;
+    let mut resampled = resample::to_grid(acquired, grid, placement, filled, limits)?;
     if !normalise::normalise(&mut resampled.values_kji, &resampled.background_kji, &model.normalisation) {
         let text = format!("The {role} series shows nothing where the head should be.");
         return Err(Reason::new(ReasonCode::CoverageOrResolution, text));
     }
-    let shown_kji = resampled.background_kji.iter().map(|b| !b).collect();
     let series_instance_uid = candidate.series.series_instance_uid.clone();
-    Ok((Volume { role, series_instance_uid, voxels_kji: resampled.values_kji }, shown_kji))
-}
-
-/// Fraction of the points that `first` shows that `second` shows too.
-#[allow(clippy::cast_precision_loss)]
-fn overlap(first: &[bool], second: &[bool]) -> f64 {
-    let n_first = first.iter().filter(|&&shown| shown).count();
-    let n_both = first.iter().zip(second).filter(|&(&a, &b)| a && b).count();
-    n_both as f64 / n_first.max(1) as f64
+    let volume = Volume { role, series_instance_uid, voxels_kji: resampled.values_kji };
+    Ok(OnGrid { volume, background_kji: resampled.background_kji, acquired_kji: resampled.acquired_kji })
 }
 
 fn note_pixels(role: Role, acquired: &Acquired, filled: Option<f32>, report: &mut Report) {

@@ -7,9 +7,22 @@
 //! interpolated linearly between their centres, wherever these lie. Each slice is sampled at the foot of the perpendicular in its own position,
 //! so tilted (sheared) and unevenly spaced stacks are exact. Nothing but + - * / on doubles in a fixed order: bit-identical everywhere.
 
+mod area;
+mod profile;
+mod slab;
+
+use std::ops::Range;
+
 use super::PrepareLimits;
 use super::acquired::{Acquired, Slice};
-use crate::domain::{Grid, Reason, SliceStack};
+use super::register::Rigid;
+use crate::domain::{Grid, Reason, ReasonCode, SliceStack};
+use area::AreaTable;
+use profile::{Profile, profiles};
+use slab::{Slab, put_together};
+
+/// Threads that resample at the same time; each holds the area tables of one slice.
+const THREADS_MAX: usize = 4;
 
 /// An acquired volume on a grid. All vectors in C order k, j, i.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +31,8 @@ pub(super) struct Resampled {
     pub(super) values_kji: Vec<f32>,
     /// Nothing was acquired here, or filled background makes up more than half.
     pub(super) background_kji: Vec<bool>,
-    /// Fraction of the grid points inside the acquired field of view.
-    pub(super) fraction_acquired: f64,
+    /// Something was acquired here, be it filled background.
+    pub(super) acquired_kji: Vec<bool>,
 }
 
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
@@ -30,142 +43,55 @@ fn minus(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
     [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
 }
 
-/// Weight of one slice against the offset along the normal, mm.
-#[derive(Clone, Copy, Debug)]
-enum Profile {
-    /// Linear between slice centres: (previous, own, next); beyond an end slice its own weight stays 1 for half a spacing.
-    Hat { previous: f64, own: f64, next: f64 },
-    /// Overlap of the slice's cell with a box of this half width, over the box.
-    Cell { low: f64, high: f64, half_box: f64 },
-}
-
-impl Profile {
-    fn weight(self, t: f64) -> f64 {
-        match self {
-            Self::Hat { previous, own, next } => {
-                if t <= own {
-                    if previous.is_finite() { ((t - previous) / (own - previous)).max(0.0) } else { 1.0 }
-                } else if next.is_finite() {
-                    ((next - t) / (next - own)).max(0.0)
-                } else {
-                    1.0
-                }
-            }
-            Self::Cell { low, high, half_box } => {
-                ((t + half_box).min(high) - (t - half_box).max(low)).max(0.0) / (2.0 * half_box)
-            }
-        }
-    }
-
-    /// Offsets outside these have no weight.
-    fn support(self) -> (f64, f64) {
-        match self {
-            Self::Hat { previous, next, .. } => (previous, next),
-            Self::Cell { low, high, half_box } => (low - half_box, high + half_box),
-        }
-    }
-}
-
-/// Profiles of all slices, and the field of view along the normal: half a spacing beyond the first and last centre.
-fn profiles(stack: &SliceStack, spacing_mm: f64) -> (Vec<Profile>, [f64; 2]) {
-    let t = &stack.offsets_mm;
-    let step = stack.slice_spacing_mm.unwrap_or(spacing_mm);
-    let (first, last) = (t.first().copied().unwrap_or(0.0), t.last().copied().unwrap_or(0.0));
-    let view = [first - step / 2.0, last + step / 2.0];
-    let of = |k: usize, own: f64| {
-        let before = k.checked_sub(1).and_then(|k| t.get(k)).copied();
-        let after = t.get(k + 1).copied();
-        if step >= spacing_mm {
-            Profile::Hat { previous: before.unwrap_or(f64::NEG_INFINITY), own, next: after.unwrap_or(f64::INFINITY) }
-        } else {
-            let low = before.map_or(view[0], |b| (b + own) / 2.0);
-            let high = after.map_or(view[1], |a| (a + own) / 2.0);
-            Profile::Cell { low, high, half_box: spacing_mm / 2.0 }
-        }
-    };
-    (t.iter().enumerate().map(|(k, &own)| of(k, own)).collect(), view)
-}
-
-/// Sums of a slice over every rectangle from its first corner: `(n_rows + 1) x (n_columns + 1)`.
-struct AreaTable {
-    n_rows: usize,
-    n_columns: usize,
-    sums: Vec<f64>,
-}
-
-impl AreaTable {
-    fn new(n_rows: usize, n_columns: usize) -> Self {
-        Self { n_rows, n_columns, sums: vec![0.0; (n_rows + 1) * (n_columns + 1)] }
-    }
-
-    /// Fills the table from `of(stored)` of every sample. Integers below 2^53 in sum (any 16-bit slice) are summed exactly.
-    fn fill(&mut self, slice: &Slice, of: impl Fn(f64) -> f64) {
-        let width = self.n_columns + 1;
-        let (mut row, mut column, mut along) = (1, 1, 0.0);
-        let sums = &mut self.sums;
-        slice.samples.for_each(|stored| {
-            along += of(stored);
-            sums[row * width + column] = sums[(row - 1) * width + column] + along;
-            column += 1;
-            if column == width {
-                (row, column, along) = (row + 1, 1, 0.0);
-            }
-        });
-    }
-
-    /// Sum over [0, u] x [0, v], in pixels from the outer corner, of the piecewise constant slice.
-    fn integral(&self, u: f64, v: f64) -> f64 {
-        // Both are clipped to the slice by the caller.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let (c, r) = ((u as usize).min(self.n_columns - 1), (v as usize).min(self.n_rows - 1));
-        #[allow(clippy::cast_precision_loss)]
-        let (f, g) = (u - c as f64, v - r as f64);
-        let width = self.n_columns + 1;
-        let (above, below) = (r * width + c, (r + 1) * width + c);
-        let upper = self.sums[above] + (self.sums[above + 1] - self.sums[above]) * f;
-        let lower = self.sums[below] + (self.sums[below + 1] - self.sums[below]) * f;
-        upper + (lower - upper) * g
-    }
-
-    /// Mean over the part of the box around (u, v) that lies on the slice.
-    fn mean(&self, u: f64, v: f64, half_u: f64, half_v: f64) -> f64 {
-        #[allow(clippy::cast_precision_loss)]
-        let (n_columns, n_rows) = (self.n_columns as f64, self.n_rows as f64);
-        let (u0, u1) = ((u - half_u).max(0.0), (u + half_u).min(n_columns));
-        let (v0, v1) = ((v - half_v).max(0.0), (v + half_v).min(n_rows));
-        let sum = (self.integral(u1, v1) - self.integral(u0, v1)) - (self.integral(u1, v0) - self.integral(u0, v0));
-        sum / ((u1 - u0) * (v1 - v0))
-    }
-}
-
-/// Brings `volume` to `grid`. `filled` is the value of filled background, if there is one.
+/// Brings `volume` to `grid`: a point of the grid shows the place where `placement` puts it in the volume, or without one its own. `filled` is the
+/// value of filled background, if there is one. Every point is computed by one thread, from the slices in their order: the number of threads
+/// does not matter.
 ///
 /// # Errors
-/// `BudgetExceeded` when the time is up.
-pub(super) fn to_grid(volume: &Acquired, grid: &Grid, filled: Option<f32>, limits: &PrepareLimits) -> Result<Resampled, Reason> {
-    let stack = &volume.stack;
-    let (profiles, view) = profiles(stack, grid.spacing_mm);
-    let n = grid.n_voxels();
-    let (n_rows, n_columns) = (stack.n_rows as usize, stack.n_columns as usize);
-    let mut sums = Sums { value: vec![0.0; n], weight: vec![0.0; n], filled: filled.map(|_| vec![0.0; n]).unwrap_or_default() };
-    let (mut table, mut filled_table) = (AreaTable::new(n_rows, n_columns), None);
-    for ((slice, profile), &position) in volume.slices.iter().zip(&profiles).zip(&stack.positions_lps_mm) {
-        limits.check_time()?;
-        if slice.samples.len() != n_rows * n_columns || n_rows * n_columns == 0 {
-            continue; // checked when decoding; a table needs all samples
-        }
-        table.fill(slice, |stored| stored);
-        if let Some(value) = filled {
-            let filled_table = filled_table.get_or_insert_with(|| AreaTable::new(n_rows, n_columns));
-            filled_table.fill(slice, |stored| if slice.value(stored) == value { 1.0 } else { 0.0 });
-        }
-        let plane = Plane { stack, profile: *profile, view, position };
-        add_slice(&plane, slice, (&table, filled_table.as_ref()), grid, &mut sums);
-    }
-    Ok(finish(sums, grid, stack, &profiles, view))
+/// `BudgetExceeded` when the time is up, `InternalFault` when no thread could be started.
+pub(super) fn to_grid(
+    volume: &Acquired,
+    grid: &Grid,
+    placement: Option<&Rigid>,
+    filled: Option<f32>,
+    limits: &PrepareLimits,
+) -> Result<Resampled, Reason> {
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    with_threads(volume, grid, placement, filled, limits, n_threads)
 }
 
-/// What is gathered per grid point.
+fn with_threads(
+    volume: &Acquired,
+    grid: &Grid,
+    placement: Option<&Rigid>,
+    filled: Option<f32>,
+    limits: &PrepareLimits,
+    n_threads: usize,
+) -> Result<Resampled, Reason> {
+    let placed = placement.map(|rigid| rigid.place(&volume.stack));
+    let stack = placed.as_ref().unwrap_or(&volume.stack);
+    let (profiles, view) = profiles(stack, grid.spacing_mm);
+    let work = Work { stack, slices: &volume.slices, profiles: &profiles, view, grid, filled, limits };
+    let slabs = Slab::cut(grid, stack, n_threads);
+    let work = &work;
+    let parts: Vec<Result<Resampled, Reason>> = std::thread::scope(|scope| {
+        let start = |slab| std::thread::Builder::new().name("resample".into()).spawn_scoped(scope, move || work.slab(slab));
+        let started: Vec<_> = slabs.iter().map(start).collect();
+        let fault = |text: &str| Err(Reason::new(ReasonCode::InternalFault, text));
+        started
+            .into_iter()
+            .map(|handle| match handle.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => fault("A resampling thread failed."),
+                Err(_) => fault("No resampling thread could be started: memory is short."),
+            })
+            .collect()
+    });
+    let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(put_together(grid, &slabs, parts))
+}
+
+/// What is gathered per grid point of a slab.
 struct Sums {
     value: Vec<f32>,
     weight: Vec<f32>,
@@ -173,96 +99,159 @@ struct Sums {
     filled: Vec<f32>,
 }
 
-/// One slice in space.
-struct Plane<'a> {
+/// What all threads share.
+struct Work<'a> {
     stack: &'a SliceStack,
-    profile: Profile,
+    slices: &'a [Slice],
+    profiles: &'a [Profile],
     view: [f64; 2],
-    position: [f64; 3],
+    grid: &'a Grid,
+    filled: Option<f32>,
+    limits: &'a PrepareLimits,
 }
 
-/// The grid points of one row whose offset `t0 + i * dt` lies in `low..=high`, with one to spare at each end.
+/// The points of one row whose offset `t0 + i * dt` lies in `low..=high`, with one to spare at each end.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // clamped to the row before the cast
-fn span(t0: f64, dt: f64, low: f64, high: f64, n: usize) -> std::ops::Range<usize> {
+fn span(t0: f64, dt: f64, low: f64, high: f64, row: &Range<usize>) -> Range<usize> {
     if dt.abs() < 1e-9 {
-        return if t0 >= low - 1e-6 && t0 <= high + 1e-6 { 0..n } else { 0..0 };
+        return if t0 >= low - 1e-6 && t0 <= high + 1e-6 { row.clone() } else { 0..0 };
     }
     let (a, b) = ((low - t0) / dt, (high - t0) / dt);
     let (first, last) = (a.min(b).floor() - 1.0, a.max(b).ceil() + 2.0);
-    first.clamp(0.0, n as f64) as usize..last.clamp(0.0, n as f64) as usize
+    let (start, end) = (row.start as f64, row.end as f64);
+    first.clamp(start, end) as usize..last.clamp(start, end) as usize
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // single precision sums; indices below 2^52
-fn add_slice(plane: &Plane<'_>, slice: &Slice, tables: (&AreaTable, Option<&AreaTable>), grid: &Grid, sums: &mut Sums) {
-    let stack = plane.stack;
-    let [n_k, n_j, n_i] = grid.shape_kji;
-    let (low, high) = plane.profile.support();
-    let (low, high) = (low.max(plane.view[0]), high.min(plane.view[1]));
-    let (n_rows, n_columns) = (f64::from(stack.n_rows), f64::from(stack.n_columns));
-    let half_u = (grid.spacing_mm / stack.column_spacing_mm).max(1.0) / 2.0;
-    let half_v = (grid.spacing_mm / stack.row_spacing_mm).max(1.0) / 2.0;
-    let dt = stack.normal_lps[0] * grid.spacing_mm;
-    let du = stack.row_direction_lps[0] * grid.spacing_mm / stack.column_spacing_mm;
-    let dv = stack.column_direction_lps[0] * grid.spacing_mm / stack.row_spacing_mm;
-    for k in 0..n_k {
-        for j in 0..n_j {
-            let start = grid.lps_mm(k as f64, j as f64, 0.0);
-            let t0 = dot(minus(start, stack.origin_lps_mm), stack.normal_lps);
-            let on_plane = minus(start, plane.position);
-            let u0 = dot(on_plane, stack.row_direction_lps) / stack.column_spacing_mm + 0.5;
-            let v0 = dot(on_plane, stack.column_direction_lps) / stack.row_spacing_mm + 0.5;
-            for i in span(t0, dt, low, high, n_i) {
-                let along = i as f64;
-                let (t, u, v) = (t0 + along * dt, u0 + along * du, v0 + along * dv);
-                let is_seen = t >= plane.view[0] && t <= plane.view[1] && u >= 0.0 && u <= n_columns && v >= 0.0 && v <= n_rows;
-                let weight = if is_seen { plane.profile.weight(t) } else { 0.0 };
-                if weight <= 0.0 {
-                    continue;
-                }
-                let at = (k * n_j + j) * n_i + i;
-                let mean = tables.0.mean(u, v, half_u, half_v) * slice.rescale.slope + slice.rescale.intercept;
-                sums.value[at] += (weight * mean) as f32;
-                sums.weight[at] += weight as f32;
-                if let Some(filled) = tables.1 {
-                    sums.filled[at] += (weight * filled.mean(u, v, half_u, half_v)) as f32;
-                }
-            }
-        }
-    }
-}
-
-/// Divides by the weights. A point is acquired where at least half of the weight that its offset could have gathered was gathered.
+/// Smallest and largest value of `n * step` over a range.
 #[allow(clippy::cast_precision_loss)]
-fn finish(sums: Sums, grid: &Grid, stack: &SliceStack, profiles: &[Profile], view: [f64; 2]) -> Resampled {
-    let [n_k, n_j, n_i] = grid.shape_kji;
-    let Sums { mut value, weight, filled } = sums;
-    let mut background_kji = vec![true; value.len()];
-    let mut n_acquired = 0_usize;
-    let is_thick = matches!(profiles.first(), Some(Profile::Hat { .. }));
-    let half = grid.spacing_mm / 2.0;
-    for k in 0..n_k {
-        for j in 0..n_j {
-            for i in 0..n_i {
-                let at = (k * n_j + j) * n_i + i;
-                let here = f64::from(weight[at]);
-                if here <= 0.0 {
-                    value[at] = 0.0;
-                    continue;
+fn reach(step: f64, row: &Range<usize>) -> [f64; 2] {
+    let (a, b) = (row.start as f64 * step, row.end as f64 * step);
+    [a.min(b), a.max(b)]
+}
+
+impl Work<'_> {
+    /// Gathers all slices on the points of `slab`.
+    fn slab(&self, slab: &Slab) -> Result<Resampled, Reason> {
+        let n = slab.n_points();
+        let (n_rows, n_columns) = (self.stack.n_rows as usize, self.stack.n_columns as usize);
+        let filled = self.filled.map(|_| vec![0.0; n]).unwrap_or_default();
+        let mut sums = Sums { value: vec![0.0; n], weight: vec![0.0; n], filled };
+        let (mut table, mut filled_table) = (AreaTable::new(n_rows, n_columns), None);
+        for ((slice, profile), &position) in self.slices.iter().zip(self.profiles).zip(&self.stack.positions_lps_mm) {
+            self.limits.check_time()?;
+            if slice.samples.len() != n_rows * n_columns || n_rows * n_columns == 0 {
+                continue; // checked when decoding; a table needs all samples
+            }
+            let layers = self.layers(*profile, slab);
+            if layers.is_empty() {
+                continue;
+            }
+            table.fill(slice);
+            if let Some(value) = self.filled {
+                filled_table.get_or_insert_with(|| AreaTable::new(n_rows, n_columns)).fill_where(slice, value);
+            }
+            self.add(*profile, slice, position, (&table, filled_table.as_ref()), (slab, layers), &mut sums);
+        }
+        Ok(self.finish(sums, slab))
+    }
+
+    /// Offsets along the normal that a slice reaches, and how far one grid point along k, j, i goes.
+    fn offsets(&self, profile: Profile) -> ([f64; 2], [f64; 3]) {
+        let (low, high) = profile.support();
+        let steps = [2, 1, 0].map(|axis| self.stack.normal_lps[axis] * self.grid.spacing_mm);
+        ([low.max(self.view[0]), high.min(self.view[1])], steps)
+    }
+
+    /// The layers k of the slab that the slice may reach: no fewer than those, perhaps more.
+    fn layers(&self, profile: Profile, slab: &Slab) -> Range<usize> {
+        let ([low, high], [dk, dj, di]) = self.offsets(profile);
+        let ([j0, j1], [i0, i1]) = (reach(dj, &slab.j), reach(di, &slab.i));
+        let t0 = dot(minus(self.grid.origin_lps_mm, self.stack.origin_lps_mm), self.stack.normal_lps);
+        span(t0, dk, low - j1 - i1, high - j0 - i0, &slab.k)
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // single precision sums; indices below 2^52
+    fn add(
+        &self,
+        profile: Profile,
+        slice: &Slice,
+        position: [f64; 3],
+        tables: (&AreaTable, Option<&AreaTable>),
+        (slab, layers): (&Slab, Range<usize>),
+        sums: &mut Sums,
+    ) {
+        let (stack, grid, view) = (self.stack, self.grid, self.view);
+        let ([low, high], [_, dj, dt]) = self.offsets(profile);
+        let [i0, i1] = reach(dt, &slab.i);
+        let (n_rows, n_columns) = (f64::from(stack.n_rows), f64::from(stack.n_columns));
+        let half = [stack.column_spacing_mm, stack.row_spacing_mm].map(|mm| (grid.spacing_mm / mm).max(1.0) / 2.0);
+        let du = stack.row_direction_lps[0] * grid.spacing_mm / stack.column_spacing_mm;
+        let dv = stack.column_direction_lps[0] * grid.spacing_mm / stack.row_spacing_mm;
+        for k in layers {
+            let first = grid.lps_mm(k as f64, 0.0, 0.0);
+            let t0 = dot(minus(first, stack.origin_lps_mm), stack.normal_lps);
+            for j in span(t0, dj, low - i1, high - i0, &slab.j) {
+                let start = grid.lps_mm(k as f64, j as f64, 0.0);
+                let t0 = dot(minus(start, stack.origin_lps_mm), stack.normal_lps);
+                let on_plane = minus(start, position);
+                let u0 = dot(on_plane, stack.row_direction_lps) / stack.column_spacing_mm + 0.5;
+                let v0 = dot(on_plane, stack.column_direction_lps) / stack.row_spacing_mm + 0.5;
+                let row = ((k - slab.k.start) * slab.j.len() + j - slab.j.start) * slab.i.len();
+                for i in span(t0, dt, low, high, &slab.i) {
+                    let along = i as f64;
+                    let (t, u, v) = (t0 + along * dt, u0 + along * du, v0 + along * dv);
+                    let is_seen = t >= view[0] && t <= view[1] && u >= 0.0 && u <= n_columns && v >= 0.0 && v <= n_rows;
+                    let weight = if is_seen { profile.weight(t) } else { 0.0 };
+                    if weight <= 0.0 {
+                        continue;
+                    }
+                    let at = row + i - slab.i.start;
+                    let footprint = tables.0.footprint([u, v], half);
+                    let mean = tables.0.mean(&footprint) * slice.rescale.slope + slice.rescale.intercept;
+                    sums.value[at] += (weight * mean) as f32;
+                    sums.weight[at] += weight as f32;
+                    if let Some(filled) = tables.1 {
+                        sums.filled[at] += (weight * filled.mean(&footprint)) as f32;
+                    }
                 }
-                let t = dot(minus(grid.lps_mm(k as f64, j as f64, i as f64), stack.origin_lps_mm), stack.normal_lps);
-                let possible = if is_thick { 1.0 } else { ((t + half).min(view[1]) - (t - half).max(view[0])) / (2.0 * half) };
-                if here < 0.5 * possible {
-                    value[at] = 0.0;
-                    continue;
-                }
-                n_acquired += 1;
-                value[at] /= weight[at];
-                background_kji[at] = filled.get(at).is_some_and(|&f| f64::from(f) > 0.5 * here);
             }
         }
     }
-    let fraction_acquired = n_acquired as f64 / value.len().max(1) as f64;
-    Resampled { values_kji: value, background_kji, fraction_acquired }
+
+    /// Divides by the weights. A point is acquired where at least half of the weight that its offset could have gathered was gathered.
+    #[allow(clippy::cast_precision_loss)]
+    fn finish(&self, sums: Sums, slab: &Slab) -> Resampled {
+        let (grid, stack, view) = (self.grid, self.stack, self.view);
+        let Sums { mut value, weight, filled } = sums;
+        let mut background_kji = vec![true; value.len()];
+        let mut acquired_kji = vec![false; value.len()];
+        let is_thick = matches!(self.profiles.first(), Some(Profile::Hat { .. }));
+        let half = grid.spacing_mm / 2.0;
+        let mut at = 0;
+        for k in slab.k.clone() {
+            for j in slab.j.clone() {
+                for i in slab.i.clone() {
+                    let here = f64::from(weight[at]);
+                    let possible = if is_thick || here <= 0.0 {
+                        1.0
+                    } else {
+                        let point = grid.lps_mm(k as f64, j as f64, i as f64);
+                        let t = dot(minus(point, stack.origin_lps_mm), stack.normal_lps);
+                        ((t + half).min(view[1]) - (t - half).max(view[0])) / (2.0 * half)
+                    };
+                    if here <= 0.0 || here < 0.5 * possible {
+                        value[at] = 0.0;
+                    } else {
+                        value[at] /= weight[at];
+                        acquired_kji[at] = true;
+                        background_kji[at] = filled.get(at).is_some_and(|&f| f64::from(f) > 0.5 * here);
+                    }
+                    at += 1;
+                }
+            }
+        }
+        Resampled { values_kji: value, background_kji, acquired_kji }
+    }
 }
 
 #[cfg(test)]
@@ -309,7 +298,7 @@ mod tests {
     fn a_pattern_finer_than_the_grid_becomes_its_mean_and_not_an_alias() {
         let stripes = volume([30, 60, 60], [1.0, 1.0, 0.5], 0.0, |k, r, c| if (k + r + c) % 2 == 0 { 500 } else { 1500 });
         let seen =
-            to_grid(&stripes, &grid([6.0, 6.0, 6.0], [6, 15, 6]), None, &PrepareLimits::default()).expect("time is not up");
+            to_grid(&stripes, &grid([6.0, 6.0, 6.0], [6, 15, 6]), None, None, &PrepareLimits::default()).expect("time is not up");
         assert!(seen.background_kji.iter().all(|b| !b));
         for value in seen.values_kji {
             assert!((value - 1000.0).abs() < 20.0, "{value}: a nearest or linear pick would swing by 500");
@@ -330,7 +319,7 @@ mod tests {
             let n_k = if slice_mm < 3.0 { 40 } else { 12 };
             let ramp = volume([n_k, 60, 60], [slice_mm, 1.5, 1.5], shear, of);
             let grid = grid([20.0, 30.0, 7.0], [8, 10, 10]);
-            let seen = to_grid(&ramp, &grid, None, &PrepareLimits::default()).expect("time is not up");
+            let seen = to_grid(&ramp, &grid, None, None, &PrepareLimits::default()).expect("time is not up");
             for (at, value) in seen.values_kji.iter().enumerate() {
                 let (k, j, i) = (at / 100, at / 10 % 10, at % 10);
                 let [x, y, z] = grid.lps_mm(k as f64, j as f64, i as f64);
@@ -345,10 +334,36 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_threads_changes_nothing_in_any_plane() {
+        let limits = PrepareLimits::default();
+        let axial = volume([24, 30, 28], [1.7, 1.4, 1.4], 0.05, |k, r, c| {
+            u16::try_from((k * 7919 + r * 523 + c * 89) % 977).expect("small")
+        });
+        let mut sagittal = axial.clone();
+        sagittal.stack.row_direction_lps = [0.0, 1.0, 0.0];
+        sagittal.stack.column_direction_lps = [0.0, 0.0, 1.0];
+        sagittal.stack.normal_lps = [1.0, 0.0, 0.0];
+        sagittal.stack.positions_lps_mm = sagittal.stack.offsets_mm.iter().map(|&t| [t, 0.0, 0.0]).collect();
+        let mut coronal = sagittal.clone();
+        coronal.stack.row_direction_lps = [1.0, 0.0, 0.0];
+        coronal.stack.normal_lps = [0.0, -1.0, 0.0];
+        coronal.stack.positions_lps_mm = coronal.stack.offsets_mm.iter().map(|&t| [0.0, -t, 0.0]).collect();
+        for volume in [axial, sagittal, coronal] {
+            let grid = Grid { origin_lps_mm: [-3.0, -21.5, -2.0], spacing_mm: 2.0, shape_kji: [19, 23, 21] };
+            let with = |n| with_threads(&volume, &grid, None, Some(7.0), &limits, n).expect("time is not up");
+            let one = with(1);
+            assert!(one.acquired_kji.iter().any(|&is| is) && one.acquired_kji.iter().any(|&is| !is));
+            for n in [2, 3, 4, 40] {
+                assert!(with(n) == one, "{n} threads");
+            }
+        }
+    }
+
+    #[test]
     fn points_off_the_field_of_view_and_in_filled_background_are_background() {
         let half = volume([20, 20, 20], [2.0, 2.0, 2.0], 0.0, |_, _, c| if c < 10 { 0 } else { 100 });
         let grid = grid([-6.0, 19.0, 19.0], [1, 1, 18]);
-        let seen = to_grid(&half, &grid, Some(0.0), &PrepareLimits::default()).expect("time is not up");
+        let seen = to_grid(&half, &grid, None, Some(0.0), &PrepareLimits::default()).expect("time is not up");
         // x = -6, -3, 0 ... 45; pixels cover -1 to 39, filled below x = 19.
         let expected: Vec<bool> = (0..18).map(|i| f64::from(i) * 3.0 - 6.0).map(|x| !(19.0..=39.0).contains(&x)).collect();
         assert_eq!(seen.background_kji, expected);
@@ -359,7 +374,7 @@ mod tests {
     fn time_that_is_up_ends_the_work() {
         let limits = PrepareLimits { time_budget_ms: 10, elapsed_ms: std::sync::Arc::new(|| 11), ..PrepareLimits::default() };
         let any = volume([4, 8, 8], [2.0, 2.0, 2.0], 0.0, |_, _, _| 1);
-        let error = to_grid(&any, &grid([0.0; 3], [2, 2, 2]), None, &limits).expect_err("refused");
+        let error = to_grid(&any, &grid([0.0; 3], [2, 2, 2]), None, None, &limits).expect_err("refused");
         assert_eq!(error.code, crate::domain::ReasonCode::BudgetExceeded);
     }
 }

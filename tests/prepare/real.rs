@@ -3,8 +3,9 @@
 #![allow(clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use scanside::domain::Role;
+use scanside::domain::{Role, StoredInstance};
 use scanside::prepare::{PrepareLimits, prepare};
 
 use crate::phantom::{close, model, stored};
@@ -18,12 +19,20 @@ fn data(path: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// The instances of a folder below `../shared/data` (or of a folder of its own, when the path is absolute), sorted by name.
+pub(crate) fn instances_of(path: &str) -> Option<Vec<Arc<StoredInstance>>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(data(path)?).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let is_image = |path: &PathBuf| {
+        path.to_string_lossy().ends_with(".dcm") || path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("IM"))
+    };
+    files.retain(is_image);
+    files.sort();
+    Some(files.iter().map(|path| stored(path)).collect())
+}
+
 #[test]
 fn a_real_sagittal_head_is_found_and_normalised() {
-    let Some(dir) = data("dicom/philips_mprage") else { return };
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.extension().is_some_and(|e| e == "dcm"));
-    let instances: Vec<_> = files.iter().map(|path| stored(path)).collect();
+    let Some(instances) = instances_of("dicom/philips_mprage") else { return };
     let mut study = instances.clone();
     study.reverse();
     let uid = instances[0].header.series_instance_uid.as_str().to_owned();
