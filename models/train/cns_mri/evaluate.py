@@ -26,6 +26,7 @@ MODES = {"both": ["t1_post", "flair"], "t1": ["t1_post"]}
 VOXEL_THRESHOLDS = (0.3, 0.5, 0.7, 0.85, 0.93)
 BASE = {"brain_threshold": 0.5, "brain_margin_voxels": 2, "component_ml_min": 0.1, "voxel_threshold": 0.5}
 SPECIFICITY_WISH = {"both": 0.95, "t1": 0.90}  # chosen after the real cases had been seen: CARD.md
+NORMAL_THRESHOLDS = (0.5, 0.7, 0.85)
 LESION_ML_MIN = 0.1  # a synthetic study counts as positive from this volume of its largest lesion on
 
 
@@ -76,7 +77,7 @@ def share(hits, total):
 def study_record(logits, z, truth):
     """What choosing thresholds needs to know of one study: components and Dice at each voxel threshold, and what the gates measure."""
     mask = brain(logits, BASE)
-    record = {"brain_ml": brain_ml(mask), "height_mm": brain_mean_height_mm(mask), "normal_ml": normal_enhancement_ml(logits, mask),
+    record = {"brain_ml": brain_ml(mask), "height_mm": brain_mean_height_mm(mask), "normal_ml": {str(t): normal_enhancement_ml(logits, mask, t) for t in NORMAL_THRESHOLDS},
               "noise_z": noise_z(z[0], mask), "at": {}}
     for threshold in VOXEL_THRESHOLDS:
         found = components(logits, {**BASE, "voxel_threshold": threshold}, mask)
@@ -138,7 +139,13 @@ def flagged(record, point):
 
 def split(records, mode):
     mine = [r for r in records if r["mode"] == mode]
-    return ([r for r in mine if max(r["lesions_ml"], default=0) >= LESION_ML_MIN], [r for r in mine if not r["lesions_ml"]])
+    return ([r for r in mine if max(r["lesions_ml"], default=0) >= LESION_ML_MIN], [r for r in mine if not r["lesions_ml"] and r["post"]])
+
+
+def by_contrast(records, threshold):
+    """Normal enhancement (ml) of whole-enough heads: after contrast agent, and without."""
+    heads = [r for r in records if r["true_brain_ml"] > g.DOMAIN["brain_ml_min"]]
+    return [[r["normal_ml"][threshold] for r in heads if r["post"] == post] or [0.0] for post in (True, False)]
 
 
 def auc(positive, negative):
@@ -181,9 +188,14 @@ def summary(records):
                      f"{np.mean([r['half_dice'] for r in every if r['true_brain_ml'] > 500]):.3f}, lateral ventricles "
                      f"{np.mean([r['ventricle_dice'] for r in every if r['true_brain_ml'] > 500]):.3f}, normal enhancement "
                      f"{np.mean([r['normal_dice'] for r in every if r['post']]):.3f}")
-        after, before = ([r["normal_ml"] for r in every if r["post"] == post and r["true_brain_ml"] > 800] for post in (True, False))
-        lines.append(f"{mode} normal enhancement seen, ml at 1, 5, 50 %: after contrast {np.percentile(after, [1, 5, 50]).round(1).tolist()}; "
-                     f"without, at 50, 95, 100 %: {np.percentile(before, [50, 95, 100]).round(1).tolist()}")
+        for threshold in map(str, NORMAL_THRESHOLDS):
+            after, before = by_contrast(every, threshold)
+            lines.append(f"{mode} normal enhancement of a score from {threshold} on, ml: after contrast agent at 1, 10, 50 % "
+                         f"{np.percentile(after, [1, 10, 50]).round(1).tolist()}; without at 50, 90, 100 % "
+                         f"{np.percentile(before, [50, 90, 100]).round(1).tolist()}; AUC {auc(after, before):.3f}")
+        wrong = [r for r in every if not r["post"]]
+        lines.append(f"{mode} without contrast agent, sent as if with it: components of a score of 0.9 and more at 0.5 in "
+                     f"{share(sum(any(c[1] >= 0.9 for c in r['at']['0.5']['components']) for r in wrong), len(wrong))}")
     return lines
 
 
@@ -227,13 +239,14 @@ def choose(work):
 
 def choose_gates(records):
     """Limits of the domain from whole-enough synthetic heads: noise, and how much normal enhancement shows that contrast agent was given."""
-    heads = [r for r in records if r["mode"] == "t1" and r["true_brain_ml"] > g.DOMAIN["brain_ml_min"]]
-    after, before = ([r["normal_ml"] for r in heads if r["post"] == post] for post in (True, False))
-    noise = [r["noise_z"] for r in heads]
+    heads = [r for r in records if r["mode"] == "t1"]
+    threshold = max(map(str, NORMAL_THRESHOLDS), key=lambda t: auc(*by_contrast(heads, t)))
+    after, before = by_contrast(heads, threshold)
+    noise = [r["noise_z"] for r in heads if r["true_brain_ml"] > g.DOMAIN["brain_ml_min"]]
     absent = float(np.percentile(after, 1))
-    seen = float(max(np.percentile(after, 10), 1.5 * max(before, default=0.0)))
+    seen = float(max(np.percentile(after, 10), 1.2 * max(before)))
     n_seen, n_absent = sum(v >= seen for v in after), sum(v <= absent for v in before)
-    return {"noise_z_max": round(1.1 * max(noise), 3), "absent_ml_max": round(absent, 2), "seen_ml_min": round(seen, 2), "voxel_threshold": 0.5,
+    return {"noise_z_max": round(1.1 * max(noise), 3), "absent_ml_max": round(absent, 2), "seen_ml_min": round(seen, 2), "voxel_threshold": float(threshold),
             "source": f"synthetic validation set, T1 alone: {len(after)} heads after contrast agent, {len(before)} without; at most absent_ml_max: "
                       f"{share(n_absent, len(before))} of those without and 1 % of those with; at least seen_ml_min: {share(n_seen, len(after))} of those "
                       "with and none without",
@@ -276,6 +289,8 @@ def report(args, work):
     folder = os.path.join(work, "eval")
     with open(os.path.join(folder, "points.json")) as f:
         points = json.load(f)
+    with open(os.path.join(folder, "gates.json")) as f:
+        gates = json.load(f)
     kept = np.load(os.path.join(folder, f"real.{args.network}.npz"))
     rows = []
     for n, study in enumerate(json.loads(str(kept["index"]))):
@@ -289,7 +304,7 @@ def report(args, work):
         gate = g.DOMAIN["brain_ml_min"] <= ml <= g.DOMAIN["brain_ml_max"] and height >= g.DOMAIN["brain_mean_height_mm_min"]
         rows.append({"case": study["case"], "kind": study["kind"], "brain_ml": round(ml), "height_mm": round(height, 1), "gate": bool(gate),
                      "score": round(found[0]["score"], 3) if found else 0.0,
-                     "flagged": bool(alarms), "normal_ml": round(normal_enhancement_ml(logits, mask), 1), "noise_z": round(study["noise_z"], 3), "alarm_ml": [round(c["ml"], 2) for c in alarms],
+                     "flagged": bool(alarms), "normal_ml": round(normal_enhancement_ml(logits, mask, gates["voxel_threshold"]), 1), "noise_z": round(study["noise_z"], 3), "alarm_ml": [round(c["ml"], 2) for c in alarms],
                      "on_lesion": bool(truth is not None and any(touches(c, truth) for c in alarms)),
                      "dice": round(dice(everything, truth), 3) if truth is not None else None,
                      "false_components": sum(truth is None or not touches(c, truth) for c in alarms)})
