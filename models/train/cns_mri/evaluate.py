@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from . import grid as g
-from .findings import brain, brain_mean_height_mm, brain_ml, components, noise_z, normal_enhancement_ml, painted, sigmoid, touches
+from .findings import brain, brain_mean_height_mm, brain_ml, components, judge, noise_z, normal_enhancement_ml, painted, rule, sigmoid, touches
 from .normalise import MISSING_CHANNEL_VALUE
 
 MODES = {"both": ["t1_post", "flair"], "t1": ["t1_post"]}
@@ -74,15 +74,18 @@ def share(hits, total):
     return f"{hits}/{total} ({100 * low:.0f}-{100 * high:.0f} %)"
 
 
-def study_record(logits, z, truth):
+def study_record(logits, z, truth, mode, lesions):
     """What choosing thresholds needs to know of one study: components and Dice at each voxel threshold, and what the gates measure."""
     mask = brain(logits, BASE)
     record = {"brain_ml": brain_ml(mask), "height_mm": brain_mean_height_mm(mask), "normal_ml": {str(t): normal_enhancement_ml(logits, mask, t) for t in NORMAL_THRESHOLDS},
               "noise_z": noise_z(z[0], mask), "at": {}}
     for threshold in VOXEL_THRESHOLDS:
         found = components(logits, {**BASE, "voxel_threshold": threshold}, mask)
+        if threshold == 0.5:
+            record["network"], record["false"] = judge(found, lesions)
         record["at"][str(threshold)] = {"dice": dice(painted(found), truth) if truth.any() else None,
                                         "components": [[round(c["ml"], 3), round(c["score"], 4), touches(c, truth)] for c in found]}
+    record["rule"], record["rule_false"] = judge(rule(z, mask, mode), lesions) if mask.any() else ([0.0] * len(lesions), [])
     return record
 
 
@@ -101,7 +104,7 @@ def synthetic_records(task):
             if mode == "t1":
                 z[1] = MISSING_CHANNEL_VALUE
             logits = run(z)
-            record = study_record(logits, z, lesion)
+            record = study_record(logits, z, lesion, mode, [parts == n for n in range(1, count + 1)])
             hit = sigmoid(logits[0]) >= 0.5
             record.update(study=os.path.basename(path)[:6], mode=mode, lesions_ml=volumes, true_brain_ml=float(head.sum() * g.VOXEL_ML),
                           post=bool((bits & g.POST).any()), brain_dice=dice(sigmoid(logits[2]) >= 0.5, head),

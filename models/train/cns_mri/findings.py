@@ -10,6 +10,7 @@ from . import grid as g
 ENHANCING, ABNORMAL, BRAIN, RIGHT, VENTRICLE, NORMAL = range(6)  # the network's outputs
 NORMAL_REACH_VOXELS = 3  # normal enhancement counts inside the brain grown by so many 6-neighbour steps
 CORNERS = np.ones((3, 3, 3))
+RULE_Z, RULE_Z_ALONE = 1.2, 2.0
 
 
 def sigmoid(x):
@@ -70,6 +71,22 @@ def components(logits, point, mask):
 
 def touches(component, truth):
     return bool((component["inside"] & truth[component["box"]]).any())
+
+
+def rule(x, mask, mode):
+    """Components of the rule without learning inside the brain `mask`: T1 post z > 1.2 and FLAIR z > 1.2, opened; with the T1 alone z > 2."""
+    z = [(c - c[mask].mean()) / (c[mask].std() + 1e-6) for c in x]
+    bright = (z[0] > RULE_Z) & (z[1] > RULE_Z) if mode == "both" else z[0] > RULE_Z_ALONE
+    parts, _ = ndimage.label(ndimage.binary_opening(bright & ndimage.binary_erosion(mask)), CORNERS)
+    return [{"box": box, "inside": parts[box] == n, "ml": float((parts[box] == n).sum() * g.VOXEL_ML), "score": 1.0}
+            for n, box in enumerate(ndimage.find_objects(parts), 1)]
+
+
+def judge(found, lesions):
+    """(the score at which each lesion is found, 0 when it is not; false components as [ml, score]); one voxel beside is a hit."""
+    near = [ndimage.binary_dilation(m, CORNERS) for m in lesions]
+    best = [max((c["score"] for c in found if touches(c, m)), default=0.0) for m in near]
+    return best, [[round(c["ml"], 3), round(c["score"], 4)] for c in found if not any(touches(c, m) for m in near)]
 
 
 def painted(found, shape=g.SHAPE_KJI):

@@ -4,8 +4,7 @@
 
 In: the visible cases without an enhancing tumour (real.py), the network, WORK/eval/points.json (frozen operating points).
 Out: WORK/eval/implants.NETWORK.json and a table: per inputs and diameter, lesions found with 95 % intervals; false volume and components;
-and, where there is a FLAIR, the same for the rule "T1 post z > 1.2 and FLAIR z > 1.2, opened, inside the brain" with the network's
-false volume at the rule's sensitivity. Nothing is chosen here.
+and the same for the rule without learning (findings.py) with the network's false volume at the rule's sensitivity. Nothing is chosen here.
 
 A lesion is a noisy ellipsoid whose T1 lies 0.4-2 z above the 95th percentile of the brain, with a bright FLAIR and a rim of oedema; three
 of one size stand in one head, at least 36 mm apart, and each is found when a component at or above the operating point touches it.
@@ -21,12 +20,11 @@ from . import evaluate as e
 from . import grid as g
 from . import real
 from .fields import blob
-from .findings import brain, components, touches
+from .findings import brain, components, judge, rule
 from .normalise import CLIP_Z, MISSING_CHANNEL_VALUE
 
 DIAMETERS_MM = (6, 9, 13, 20, 30)
-PER_HEAD, APART_MM, RULE_Z = 3, 36.0, 1.2
-CORNERS = np.ones((3, 3, 3))
+PER_HEAD, APART_MM = 3, 36.0
 
 
 def implant(rng, x, brain, diameter_mm):
@@ -58,23 +56,6 @@ def implant(rng, x, brain, diameter_mm):
     return np.clip(x, *CLIP_Z).astype(np.float32), masks
 
 
-def rule(x, brain):
-    """Components of the rule without learning."""
-    z = [(c - c[brain].mean()) / (c[brain].std() + 1e-6) for c in x]
-    mask = ndimage.binary_opening((z[0] > RULE_Z) & (z[1] > RULE_Z) & ndimage.binary_erosion(brain))
-    parts, _ = ndimage.label(mask, CORNERS)
-    return [{"box": box, "inside": parts[box] == n, "ml": float((parts[box] == n).sum() * g.VOXEL_ML), "score": 1.0}
-            for n, box in enumerate(ndimage.find_objects(parts), 1)]
-
-
-def judge(found, masks):
-    """(the score at which each lesion is found, 0 when it is not; false components as [ml, score])."""
-    near = [ndimage.binary_dilation(m, CORNERS) for m in masks]
-    best = [max((c["score"] for c in found if touches(c, m)), default=0.0) for m in near]
-    false = [[c["ml"], c["score"]] for c in found if not any(touches(c, m) for m in near)]
-    return best, false
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--network", choices=["float", "int8"], default="int8")
@@ -104,8 +85,7 @@ def main():
                     logits = run(z)
                     best, false = judge(components(logits, point, brain(logits, point)), masks)
                     row = {"brain": name, "mm": mm, "mode": mode, "network": best, "false": false}
-                    if mode == "both":
-                        row["rule"], row["rule_false"] = judge(rule(x, inside), masks)
+                    row["rule"], row["rule_false"] = judge(rule(x, inside, mode), masks)
                     rows.append(row)
         print(name, flush=True)
     with open(os.path.join(work, "eval", f"implants.{args.network}.json"), "w") as f:
@@ -125,16 +105,20 @@ def summary(rows, points):
         false = [c for r in mine for c in r["false"] if c[1] >= threshold]
         lines.append(f"{mode}: " + ", ".join(cells) + f"; false components per head {len(false) / len(mine):.2f}, "
                      f"false ml per head {sum(c[0] for c in false) / len(mine):.2f}")
-    both = [r for r in rows if r["mode"] == "both"]
-    by_rule = [s for r in both for s in r["rule"]]
+    return lines + [against_rule(rows, mode) for mode in e.MODES]
+
+
+def against_rule(rows, mode):
+    """The rule without learning beside the network at the same sensitivity. Rows hold "network", "false", "rule", "rule_false"."""
+    mine = [r for r in rows if r["mode"] == mode]
+    by_rule = [s for r in mine for s in r["rule"]]
     hits = sum(s > 0 for s in by_rule)
-    false_ml = sum(c[0] for r in both for c in r["rule_false"]) / len(both)
-    equal = sorted((s for r in both for s in r["network"]), reverse=True)[max(0, hits - 1)]
-    ours = sum(c[0] for r in both for c in r["false"] if c[1] >= equal) / len(both)
+    false_ml = sum(c[0] for r in mine for c in r["rule_false"]) / len(mine)
+    equal = sorted((s for r in mine for s in r["network"]), reverse=True)[max(0, hits - 1)]
+    ours = sum(c[0] for r in mine for c in r["false"] if c[1] >= equal) / len(mine)
     reached = "" if equal > 0 else " (which the network does not reach at its voxel threshold)"
-    lines.append(f"rule without learning: {e.share(hits, len(by_rule))} of all sizes, false ml per head {false_ml:.2f}; "
-                 f"network at that sensitivity{reached}: false ml per head {ours:.2f}")
-    return lines
+    return (f"{mode}, rule without learning: {e.share(hits, len(by_rule))} of all sizes, false ml per head {false_ml:.2f}; "
+            f"network at that sensitivity{reached}: false ml per head {ours:.2f}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from . import evaluate as e
 from . import grid as g
 from . import implants
 from . import normalise as n
+from . import studies
 from .quantise import quantised_input
 
 NOTICE = """The weights of cns-mri were trained on synthetic images only. Their anatomy comes from 20 whole-head label maps:
@@ -146,6 +147,10 @@ def manifest(work, out, version, state, entries, continues):
     return "\n".join(text)
 
 
+def summary_with_rule(records):
+    return e.summary(records) + ["all lesions and all heads, " + implants.against_rule(records, mode) for mode in e.MODES]
+
+
 def real_table(work, network):
     with open(os.path.join(work, "eval", f"real.{network}.json")) as f:
         rows = json.load(f)
@@ -163,7 +168,7 @@ def card(work, out, version):
         path = os.path.join(work, "eval", f"synthetic.{network}.json")
         if os.path.exists(path):
             with open(path) as f:
-                text = text.replace(f"@synthetic.{network}@", "\n".join("- " + s for s in e.summary(json.load(f))))
+                text = text.replace(f"@synthetic.{network}@", "\n".join("- " + s for s in summary_with_rule(json.load(f))))
         real = os.path.join(work, "eval", f"real.{network}.json")
         text = text.replace(f"@real.{network}@", real_table(work, network) if os.path.exists(real) else "Not measured.")
     with open(os.path.join(work, "eval", "synthetic.int8.json")) as f:
@@ -193,6 +198,13 @@ def card(work, out, version):
         with open(path) as f:
             lines = implants.summary(json.load(f), {tuple(p["inputs"]): p for p in points})
     text = text.replace("@implants@", "\n".join("- " + s for s in lines))
+    path, lines = os.path.join(work, "eval", "studies.json"), ["Not measured."]
+    if os.path.exists(path):
+        with open(path) as f:
+            lines = studies.summary(json.load(f))
+    text = text.replace("@studies@", "\n".join("- " + s for s in lines))
+    with open(os.path.join(work, "eval", "gates.json")) as f:
+        text = text.replace("@gates@", json.load(f)["source"])
     text = text.replace("@points@", "\n".join(
         f"| {' + '.join(p['inputs'])} | {p['voxel_threshold']} | {p['component_ml_min']} | {p['threshold']} | "
         f"{e.share(*p['counts'][:2])} | {e.share(*p['counts'][2:])} |" for p in points))
