@@ -9,7 +9,10 @@
 use super::choose::Candidate;
 use super::register::{Outcome, Rigid, STILL_MM, is_still};
 use super::resample::Resampled;
-use super::{Acquired, Anchor, OVERLAP_MIN, OVERLAP_WHOLE, PrepareLimits, Report, best, head, load, note_pixels, on_grid};
+use super::{
+    Acquired, Anchor, OVERLAP_MIN, OVERLAP_WHOLE, PrepareLimits, Report, best, head, load, note_motion, note_pixels, on_grid,
+    volume,
+};
 use crate::domain::{ModelSpec, Reason, ReasonCode, Role, Severity, Study, Volume};
 
 /// How the frames of reference of two series relate.
