@@ -7,9 +7,11 @@
 //! | one of both has none | its header's if the estimate agrees, else estimated | used, warning `frame-of-reference` | left out |
 
 use super::choose::Candidate;
-use super::register::{Outcome, Rigid, is_still};
+use super::register::{Outcome, Rigid, STILL_MM, is_still};
+use super::resample::Resampled;
 use super::{
-    Acquired, Anchor, OVERLAP_MIN, OVERLAP_WHOLE, OnGrid, PrepareLimits, Report, best, head, load, note_pixels, on_grid,
+    Acquired, Anchor, OVERLAP_MIN, OVERLAP_WHOLE, PrepareLimits, Report, best, head, load, note_motion, note_pixels, on_grid,
+    volume,
 };
 use crate::domain::{ModelSpec, Reason, ReasonCode, Role, Severity, Study, Volume};
 
@@ -45,6 +47,7 @@ pub(super) fn further_channel(
             Frames::Other | Frames::Unknown => other_frame(&series, frames, anchor, model, limits, report)?,
         };
         note_pixels(role, &acquired, filled, report);
+        note_motion(role, &acquired, (filled, &anchor.head.grid), model, limits, report)?;
         Ok(channel)
     })
 }
@@ -68,7 +71,7 @@ impl Loaded<'_> {
         anchor: &Anchor,
         model: &ModelSpec,
         limits: &PrepareLimits,
-    ) -> Result<OnGrid, Reason> {
+    ) -> Result<Resampled, Reason> {
         let channel = on_grid(self.candidate, self.acquired, self.filled, (&anchor.head.grid, rigid), model, limits)?;
         let overlap = overlap(&anchor.shown_kji, &channel.background_kji);
         if overlap < OVERLAP_MIN {
@@ -83,7 +86,7 @@ impl Loaded<'_> {
             .evidence(&self.candidate.series.series_instance_uid, format!("moved onto the first series: {}", rigid.described()));
     }
 
-    fn note_overlap(&self, channel: &OnGrid, anchor: &Anchor, report: &mut Report) {
+    fn note_overlap(&self, channel: &Resampled, anchor: &Anchor, report: &mut Report) {
         let overlap = overlap(&anchor.shown_kji, &channel.background_kji);
         if overlap < OVERLAP_WHOLE {
             let text = format!("The {} series shows {:.0} % of what the first series shows.", self.role(), overlap * 100.0);
@@ -100,10 +103,6 @@ fn overlap(shown_by_first: &[bool], background_in_second: &[bool]) -> f64 {
     n_both as f64 / n_first.max(1) as f64
 }
 
-fn described(rigid: &Rigid) -> String {
-    format!("{:.1} mm and {:.1} degrees", rigid.shift_mm(), rigid.turn_deg())
-}
-
 /// The header's place, unless the patient clearly moved.
 fn same_frame(
     series: &Loaded<'_>,
@@ -114,7 +113,7 @@ fn same_frame(
 ) -> Result<Volume, Reason> {
     let role = series.role();
     let mut channel = series.on_anchor(None, anchor, model, limits)?;
-    match anchor.first()?.check(&anchor.head.grid, &channel, limits)? {
+    match anchor.first()?.check(&anchor.head.grid, &channel, STILL_MM, limits)? {
         Outcome::Still => {}
         Outcome::Doubtful(why) => {
             let text = format!("The {role} series was taken to lie where its header says; this could not be checked: {why}.");
@@ -126,7 +125,7 @@ fn same_frame(
                 Ok(moved) => {
                     let text = format!(
                         "The patient moved by {} between the first series and the {role} series: moved back before it was assessed.",
-                        described(&rigid)
+                        rigid.in_words()
                     );
                     report.note("patient-moved", Severity::Warning, text);
                     series.note_moved(&rigid, report);
@@ -138,7 +137,7 @@ fn same_frame(
         }
     }
     series.note_overlap(&channel, anchor, report);
-    Ok(channel.volume)
+    Ok(volume(series.candidate, channel))
 }
 
 /// The estimated place; the header's where only the UID is missing and the estimate agrees.
@@ -171,7 +170,7 @@ fn other_frame(
     };
     let rigid = anchor.first()?.find(&own.grid, &seen, limits)?.map_err(|why| unknown(&why))?;
     drop(seen);
-    let is_by_header = frames == Frames::Unknown && is_still(&rigid);
+    let is_by_header = frames == Frames::Unknown && is_still(&rigid, STILL_MM);
     let channel = series.on_anchor((!is_by_header).then_some(&rigid), anchor, model, limits)?;
     series.note_overlap(&channel, anchor, report);
     if frames == Frames::Unknown {
@@ -184,10 +183,10 @@ fn other_frame(
     if !is_by_header {
         let text = format!(
             "The {role} series was brought onto the first one from the images, by {}: its header does not say how the patient lay.",
-            described(&rigid)
+            rigid.in_words()
         );
         report.note("registered", Severity::Warning, text);
         series.note_moved(&rigid, report);
     }
-    Ok(channel.volume)
+    Ok(volume(series.candidate, channel))
 }

@@ -8,6 +8,7 @@
 //! | find the head | acquired volume -> the grid's place | `head.rs` |
 //! | resample | acquired volume -> values on the grid | `resample.rs` |
 //! | normalise | values -> z | `normalise.rs` |
+//! | look for motion | a stack of thick slices -> a note | `motion.rs` |
 //! | bring together | a further channel -> where it lies in the first one's head | `further.rs`, `register.rs` |
 //!
 //! One volume is in memory at a time. The result depends on nothing but the instances and the model: not on their order, not on the number of
@@ -25,6 +26,7 @@ mod frames;
 mod further;
 mod gate;
 mod head;
+mod motion;
 mod normalise;
 mod register;
 mod resample;
@@ -40,6 +42,7 @@ use choose::Candidate;
 use further::further_channel;
 use head::Head;
 use register::{First, Rigid};
+use resample::Resampled;
 
 /// Series of one role that are tried, the best one first, before the study is refused.
 const CANDIDATES_MAX: usize = 3;
@@ -178,15 +181,6 @@ impl Anchor {
     }
 }
 
-/// A channel on a grid, with what its points show.
-struct OnGrid {
-    volume: Volume,
-    /// Nothing was acquired here, or it is filled background.
-    background_kji: Vec<bool>,
-    /// Something was acquired here, be it filled background.
-    acquired_kji: Vec<bool>,
-}
-
 type Channels = (Grid, Vec<Option<Volume>>);
 
 fn channels(study: &Study, model: &ModelSpec, limits: &PrepareLimits, report: &mut Report) -> Result<Channels, Reason> {
@@ -283,6 +277,7 @@ fn first_channel(
         let head = head::place(&acquired, filled, model, limits)?;
         let channel = on_grid(candidate, &acquired, filled, (&head.grid, None), model, limits)?;
         note_pixels(role, &acquired, filled, report);
+        note_motion(role, &acquired, (filled, &head.grid), model, limits, report)?;
         if head.height_mm < BRAIN_HEIGHT_MM {
             let text =
                 format!("The {role} series shows {:.0} mm along the body: part of the brain may not be covered.", head.height_mm);
@@ -292,7 +287,7 @@ fn first_channel(
         let first = (!is_alone).then(|| First::new(&head.grid, &channel));
         let shown_kji = channel.background_kji.iter().map(|b| !b).collect();
         let frame_of_reference_uid = candidate.frame_of_reference_uid.clone();
-        Ok((Anchor { head, frame_of_reference_uid, shown_kji, first }, channel.volume))
+        Ok((Anchor { head, frame_of_reference_uid, shown_kji, first }, volume(candidate, channel)))
     })
 }
 
@@ -304,16 +299,18 @@ fn on_grid(
     (grid, placement): (&Grid, Option<&Rigid>),
     model: &ModelSpec,
     limits: &PrepareLimits,
-) -> Result<OnGrid, Reason> {
-    let role = candidate.series.role;
+) -> Result<Resampled, Reason> {
     let mut resampled = resample::to_grid(acquired, grid, placement, filled, limits)?;
     if !normalise::normalise(&mut resampled.values_kji, &resampled.background_kji, &model.normalisation) {
-        let text = format!("The {role} series shows nothing where the head should be.");
+        let text = format!("The {} series shows nothing where the head should be.", candidate.series.role);
         return Err(Reason::new(ReasonCode::CoverageOrResolution, text));
     }
-    let series_instance_uid = candidate.series.series_instance_uid.clone();
-    let volume = Volume { role, series_instance_uid, voxels_kji: resampled.values_kji };
-    Ok(OnGrid { volume, background_kji: resampled.background_kji, acquired_kji: resampled.acquired_kji })
+    Ok(resampled)
+}
+
+fn volume(candidate: &Candidate<'_>, normalised: Resampled) -> Volume {
+    let series = candidate.series;
+    Volume { role: series.role, series_instance_uid: series.series_instance_uid.clone(), voxels_kji: normalised.values_kji }
 }
 
 fn note_pixels(role: Role, acquired: &Acquired, filled: Option<f32>, report: &mut Report) {
@@ -324,4 +321,23 @@ fn note_pixels(role: Role, acquired: &Acquired, filled: Option<f32>, report: &mu
         let text = format!("The {role} series is filled with one value around the head or brain (skull-stripped or masked).");
         report.note("filled-background", Severity::Note, text);
     }
+}
+
+/// Says so when the patient moved between the passes over a 2D stack.
+fn note_motion(
+    role: Role,
+    acquired: &Acquired,
+    (filled, grid): (Option<f32>, &Grid),
+    model: &ModelSpec,
+    limits: &PrepareLimits,
+    report: &mut Report,
+) -> Result<(), Reason> {
+    if let Some(rigid) = motion::between_passes(acquired, grid, filled, model, limits)? {
+        let text = format!(
+            "In the {role} series the patient moved by {} between the even and the odd slices: what is small may look blurred or doubled.",
+            rigid.in_words()
+        );
+        report.note("motion", Severity::Warning, text);
+    }
+    Ok(())
 }

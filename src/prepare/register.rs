@@ -17,8 +17,9 @@ mod similarity;
 
 pub(super) use rigid::Rigid;
 
+use super::PrepareLimits;
 use super::head::{main_parts, spread};
-use super::{OnGrid, PrepareLimits};
+use super::resample::Resampled;
 use crate::domain::{Grid, Reason};
 use rigid::Parameters;
 use search::{Found, climb};
@@ -47,7 +48,7 @@ const INSIDE_RADIUS_MM: f64 = 60.0;
 const BELOW_CENTRE_MM: f64 = 65.0;
 
 /// A displacement up to this is none, mm: a voxel of the finest model, and above all residuals measured on pairs that are aligned (1.3 mm).
-const STILL_MM: f64 = 2.0;
+pub(super) const STILL_MM: f64 = 2.0;
 /// By this fraction of its information (the likeness above 1) the likeness must rise before the header's geometry is overruled; 17 % were seen
 /// where a patient moved by 3.7 mm, up to 6 % where none did. GUESS: to be measured on the acceptance cohort.
 const GAIN_MIN: f64 = 0.05;
@@ -73,9 +74,9 @@ const NEAR: Reach = Reach { bounds: [18.0; 6], turn_mm: 8.0 };
 /// Between frames of reference, from centre to centre: 45 mm, and 25 degrees.
 const FAR: Reach = Reach { bounds: [45.0, 45.0, 45.0, 31.0, 31.0, 31.0], turn_mm: 18.0 };
 
-/// Whether this is no displacement: up to [`STILL_MM`], in whole hundredths of a millimetre.
-pub(super) fn is_still(rigid: &Rigid) -> bool {
-    (rigid.displacement_mm() * 100.0).round() / 100.0 <= STILL_MM
+/// Whether this is no displacement: up to `still_mm`, in whole hundredths of a millimetre.
+pub(super) fn is_still(rigid: &Rigid, still_mm: f64) -> bool {
+    (rigid.displacement_mm() * 100.0).round() / 100.0 <= still_mm
 }
 
 /// What a check says.
@@ -83,7 +84,7 @@ pub(super) fn is_still(rigid: &Rigid) -> bool {
 pub(super) enum Outcome {
     /// The second channel shows the head elsewhere, and where is known.
     Moved(Rigid),
-    /// The second channel lies where its header says, within [`STILL_MM`].
+    /// The second channel lies where its header says, as near as was asked for.
     Still,
     /// Nothing can be said; the reason is part of a sentence.
     Doubtful(String),
@@ -110,11 +111,11 @@ fn centre_of(grid: &Grid) -> [f64; 3] {
 }
 
 /// Grey levels of a normalised channel; filled background is a hole, or the lowest level.
-fn levels(grid: &Grid, channel: &OnGrid, is_filled_hole: bool) -> Levels {
-    let shown = || channel.volume.voxels_kji.iter().zip(&channel.background_kji).filter(|&(_, &b)| !b).map(|(&z, _)| z);
+fn levels(grid: &Grid, channel: &Resampled, is_filled_hole: bool) -> Levels {
+    let shown = || channel.values_kji.iter().zip(&channel.background_kji).filter(|&(_, &b)| !b).map(|(&z, _)| z);
     let (low, high) = (shown().fold(f32::INFINITY, f32::min), shown().fold(f32::NEG_INFINITY, f32::max).min(TOP_Z));
     Levels::new(grid, [low, high], |at| match (channel.background_kji[at], channel.acquired_kji[at]) {
-        (false, _) => Some(channel.volume.voxels_kji[at]),
+        (false, _) => Some(channel.values_kji[at]),
         (true, true) if !is_filled_hole => Some(low),
         (true, _) => None,
     })
@@ -146,7 +147,7 @@ fn masks(coarse: &Levels, centre_lps_mm: [f64; 3]) -> [Vec<bool>; 2] {
 
 impl First {
     /// Takes the points of a channel on `grid`.
-    pub(super) fn new(grid: &Grid, channel: &OnGrid) -> Self {
+    pub(super) fn new(grid: &Grid, channel: &Resampled) -> Self {
         let centre_lps_mm = centre_of(grid);
         let fine = levels(grid, channel, true); // the edge of a mask is not the patient's: no points there
         let coarse = coarse(&fine);
@@ -162,17 +163,24 @@ impl First {
         }
     }
 
-    /// Whether `channel`, of the same frame of reference and resampled to `grid` as its header says, shows the head where the first one does.
+    /// Whether `channel`, of the same frame of reference and resampled to `grid` as its header says, shows the head where the first one does,
+    /// within `still_mm`.
     ///
     /// # Errors
     /// `BudgetExceeded` when the time is up.
-    pub(super) fn check(&self, grid: &Grid, channel: &OnGrid, limits: &PrepareLimits) -> Result<Outcome, Reason> {
+    pub(super) fn check(
+        &self,
+        grid: &Grid,
+        channel: &Resampled,
+        still_mm: f64,
+        limits: &PrepareLimits,
+    ) -> Result<Outcome, Reason> {
         let second = Second::new(grid, channel);
         let estimate = self.estimate(&second, &[[0.0; 6]], &NEAR, limits)?;
         let rigid = Rigid::quantised(self.centre_lps_mm, &estimate.at);
         Ok(match self.doubt(&second, &rigid, &estimate) {
             Some(why) => Outcome::Doubtful(why),
-            None if is_still(&rigid) => Outcome::Still,
+            None if is_still(&rigid, still_mm) => Outcome::Still,
             None if !self.is_clearly_better(&second, &rigid) => {
                 Outcome::Doubtful(format!("it may lie {:.1} mm off, but is hardly more alike there", rigid.displacement_mm()))
             }
@@ -185,7 +193,7 @@ impl First {
     ///
     /// # Errors
     /// `BudgetExceeded` when the time is up.
-    pub(super) fn find(&self, grid: &Grid, channel: &OnGrid, limits: &PrepareLimits) -> Result<Result<Rigid, String>, Reason> {
+    pub(super) fn find(&self, grid: &Grid, channel: &Resampled, limits: &PrepareLimits) -> Result<Result<Rigid, String>, Reason> {
         let second = Second::new(grid, channel);
         let own = centre_of(grid);
         let by_header = [0.0; 6];
@@ -279,7 +287,7 @@ struct Estimate {
 }
 
 impl Second {
-    fn new(grid: &Grid, channel: &OnGrid) -> Self {
+    fn new(grid: &Grid, channel: &Resampled) -> Self {
         let fine = levels(grid, channel, false); // a place outside its mask must not be free
         Self { coarse: coarse(&fine), fine }
     }

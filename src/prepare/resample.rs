@@ -70,8 +70,46 @@ fn with_threads(
 ) -> Result<Resampled, Reason> {
     let placed = placement.map(|rigid| rigid.place(&volume.stack));
     let stack = placed.as_ref().unwrap_or(&volume.stack);
+    gather(stack, &volume.slices.iter().collect::<Vec<_>>(), grid, filled, limits, n_threads)
+}
+
+/// Brings every other slice of `volume` to `grid`, from slice `first` on, as if there were no others.
+///
+/// # Errors
+/// As [`to_grid`].
+pub(super) fn every_other_to_grid(
+    volume: &Acquired,
+    first: usize,
+    grid: &Grid,
+    filled: Option<f32>,
+    limits: &PrepareLimits,
+) -> Result<Resampled, Reason> {
+    let whole = &volume.stack;
+    let offset_mm = whole.offsets_mm.get(first).copied().unwrap_or(0.0);
+    let stack = SliceStack {
+        frames: whole.frames.iter().skip(first).step_by(2).copied().collect(),
+        offsets_mm: whole.offsets_mm.iter().skip(first).step_by(2).map(|t| t - offset_mm).collect(),
+        positions_lps_mm: whole.positions_lps_mm.iter().skip(first).step_by(2).copied().collect(),
+        origin_lps_mm: whole.positions_lps_mm.get(first).copied().unwrap_or(whole.origin_lps_mm),
+        slice_spacing_mm: whole.slice_spacing_mm.map(|mm| 2.0 * mm),
+        step_lps_mm: whole.step_lps_mm.map(|mm| 2.0 * mm),
+        ..whole.clone()
+    };
+    let slices: Vec<&Slice> = volume.slices.iter().skip(first).step_by(2).collect();
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    gather(&stack, &slices, grid, filled, limits, n_threads)
+}
+
+fn gather(
+    stack: &SliceStack,
+    slices: &[&Slice],
+    grid: &Grid,
+    filled: Option<f32>,
+    limits: &PrepareLimits,
+    n_threads: usize,
+) -> Result<Resampled, Reason> {
     let (profiles, view) = profiles(stack, grid.spacing_mm);
-    let work = Work { stack, slices: &volume.slices, profiles: &profiles, view, grid, filled, limits };
+    let work = Work { stack, slices, profiles: &profiles, view, grid, filled, limits };
     let slabs = Slab::cut(grid, stack, n_threads);
     let work = &work;
     let parts: Vec<Result<Resampled, Reason>> = std::thread::scope(|scope| {
@@ -102,7 +140,7 @@ struct Sums {
 /// What all threads share.
 struct Work<'a> {
     stack: &'a SliceStack,
-    slices: &'a [Slice],
+    slices: &'a [&'a Slice],
     profiles: &'a [Profile],
     view: [f64; 2],
     grid: &'a Grid,

@@ -142,7 +142,7 @@ fn an_aligned_series_stays_where_its_header_puts_it_bit_for_bit() {
     let named = study(&flair, &|p| brain(p, true), &PrepareLimits::default()).expect("usable");
     let nameless = Series { frame_of_reference: None, ..flair.clone() };
     let nameless = study(&nameless, &|p| brain(p, true), &PrepareLimits::default()).expect("usable");
-    assert!(codes(&named).iter().all(|c| !["patient-moved", "position-unchecked"].contains(c)), "{:?}", named.quality);
+    assert!(codes(&named).iter().all(|c| !["patient-moved", "position-unchecked", "motion"].contains(c)), "{:?}", named.quality);
     assert!(
         codes(&nameless).contains(&"frame-of-reference") && !codes(&nameless).contains(&"registered"),
         "{:?}",
@@ -169,6 +169,22 @@ fn what_is_not_alike_is_left_out_or_left_where_its_header_puts_it() {
     let same = study(&Series::new(Role::Flair, 2), &something_else, &PrepareLimits::default()).expect("usable");
     assert!(same.channels[1].is_some() && codes(&same).contains(&"position-unchecked"), "{:?}", same.quality);
     assert!(!codes(&same).contains(&"patient-moved"));
+}
+
+#[test]
+fn a_patient_who_moved_between_the_passes_over_one_stack_is_noted_and_a_quiet_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = acquisition(4.0, 54);
+    let slice_of = |p: Vector| ((p[2] - HEAD[2]) / 4.0 + 27.0).floor() as i64;
+    let run = |of: &dyn Fn(Vector) -> f64| {
+        let instances = write(dir.path(), &t1(), &stack, of);
+        prepare(&close(&instances, &[(t1().uid(), Role::T1Post)]), &model(), &PrepareLimits::default()).expect("usable")
+    };
+    let quiet = run(&|p| brain(p, false));
+    assert!(!codes(&quiet).contains(&"motion"), "{:?}", quiet.quality);
+    let shaken = run(&|p| brain(if slice_of(p) % 2 == 0 { p } else { moved(p, 2.0, [1.5, -2.0, 1.0]) }, false));
+    let note = shaken.quality.iter().find(|note| note.code == "motion").expect("a note");
+    assert!(note.severity == Severity::Warning && note.text.contains("t1_post"), "{}", note.text);
 }
 
 #[test]

@@ -97,13 +97,12 @@ impl Rigid {
         format!("shift {x:+.2} {y:+.2} {z:+.2} mm, turn {a:+.2} {b:+.2} {c:+.2} degrees about the middle of the grid")
     }
 
-    /// How far the head's centre moves, mm.
-    pub(in crate::prepare) fn shift_mm(&self) -> f64 {
-        norm(self.shift_mm)
+    /// How far the middle of the grid moves and the head turns. For people: the arc tangent's last bit may differ between platforms.
+    pub(in crate::prepare) fn in_words(&self) -> String {
+        format!("{:.1} mm and {:.1} degrees", norm(self.shift_mm), self.turn_deg())
     }
 
-    /// By how much the head turns, degrees. For people to read: the arc tangent's last bit may differ between platforms.
-    pub(in crate::prepare) fn turn_deg(&self) -> f64 {
+    fn turn_deg(&self) -> f64 {
         2.0 * norm(self.half_turn).atan().to_degrees()
     }
 
