@@ -4,6 +4,8 @@ In: bool arrays [k, j, i] of grid.py: brain, its right half, lateral ventricles.
 Written apart from the appliance's `src/triage/signs`, after the same definitions: the boundary between the halves row by row, the plane through
 it in the front 15 %, the back 20 % and the upper 15 % of the brain, the largest deviation over 1 cm^2 at the level of the ventricles.
 """
+import warnings
+
 import numpy as np
 from scipy import ndimage
 
@@ -57,7 +59,9 @@ def midline_shift_mm(brain, right, ventricles):
     k, j = np.indices(both.shape)
     distance = np.where(both, (at - (fit[0] + fit[1] * j + fit[2] * k)) / np.sqrt(1 + fit[1] ** 2 + fit[2] ** 2) * g.SPACING_MM, np.nan)
     level = np.flatnonzero(ventricles.any((1, 2)))
-    smooth = ndimage.generic_filter(distance, np.nanmedian, 5, mode="constant", cval=np.nan)
+    with warnings.catch_warnings():  # far from the boundary there is nothing to take a median of
+        warnings.simplefilter("ignore", RuntimeWarning)
+        smooth = ndimage.generic_filter(distance, np.nanmedian, 5, mode="constant", cval=np.nan)
     values = np.sort(smooth[level[0]:level[-1] + 1][(middle & both)[level[0]:level[-1] + 1]])
     values = values[np.isfinite(values)]
     n = int(np.ceil(100 / g.SPACING_MM**2))
