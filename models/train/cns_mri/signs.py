@@ -1,6 +1,6 @@
-"""Midline shift and frontal horn index of a map of truth: what the appliance's figures are compared with.
+"""The midline shift of a true map: what the appliance's figure is compared with.
 
-In: bool arrays [k, j, i] of grid.py: brain, its right half, lateral ventricles. Out: mm (positive: to the left) or None; the index or None.
+In: bool arrays [k, j, i] of grid.py: brain, its right half, lateral ventricles. Out: mm (positive: to the left) or None.
 Written apart from the appliance's `src/triage/signs`, after the same definitions: the boundary between the halves row by row, the plane through
 it in the front 15 %, the back 20 % and the upper 15 % of the brain, the largest deviation over 1 cm^2 at the level of the ventricles.
 """
