@@ -1,6 +1,6 @@
 """The fixed held-out studies: synthetic heads written as the DICOM files that a scanner would send, and read by the appliance itself.
 
-    python -m cns_mri.studies --program scanside [--count 200] [--models ../] [--work DIR]
+    python -m cns_mri.studies --program scanside [--count 220] [--models ../] [--jobs 2] [--work DIR]
 
 In: WORK/labels (maps 19 and 20, never trained on), the program. Out: WORK/eval/studies.json, a record per study and set of inputs, and a
 table: flagged, not flagged and indeterminate by kind, AUC of the score, by lesion size and by slice thickness, with 95 % intervals.
@@ -12,6 +12,7 @@ Classic single-frame MR objects, 2 mm axial slices; thick slices are simulated b
 """
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import tempfile
@@ -143,18 +144,11 @@ def summary(records):
     return lines
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--program", required=True)
-    p.add_argument("--models")
-    p.add_argument("--count", type=int, default=220, help="of which every eleventh is `no-contrast`")
-    p.add_argument("--first", type=int, default=0)
-    p.add_argument("--work")
-    args = p.parse_args()
-    work = g.work_folder(args.work)
-    maps = load(work, *MAPS["val"])
-    records = []
-    for n in range(args.first, args.first + args.count):
+def judge_studies(task):
+    """The records of some studies, each with both series and with the T1 alone."""
+    program, models, work, numbers = task
+    maps, records = load(work, *MAPS["val"]), []
+    for n in numbers:
         kind, images, covered, bits = make(n, maps)
         parts, count = ndimage.label(bits & g.ENHANCING, np.ones((3, 3, 3)))
         largest = float(np.bincount(parts.ravel())[1:].max() * g.VOXEL_ML) if count else 0.0
@@ -164,14 +158,30 @@ def main():
         for inputs in ("both", "t1"):
             with tempfile.TemporaryDirectory() as folder:
                 uid = write(folder, n, images[:1 if inputs == "t1" else 2], covered)
-                verdict = verdicts(args.program, args.models, folder)[uid]
+                verdict = verdicts(program, models, folder)[uid]
             records.append({
-                "study": n, "kind": kind, "inputs": inputs, "largest_ml": round(largest, 3), "true_shift_mm": None if shift is None else round(shift, 2), "slice_mm": round(images[0][2], 2), "verdict": verdict["verdict"],
-                "urgency": verdict["urgency"], "score": verdict["score"], "reasons": [r["code"] for r in verdict["reasons"]],
+                "study": n, "kind": kind, "inputs": inputs, "largest_ml": round(largest, 3), "slice_mm": round(images[0][2], 2),
+                "true_shift_mm": None if shift is None else round(shift, 2), "verdict": verdict["verdict"], "urgency": verdict["urgency"],
+                "score": verdict["score"], "reasons": [r["code"] for r in verdict["reasons"]],
                 "used": [s["role"] for s in verdict["series"] if s["used"]], "signs": {s["code"]: s["value"] for s in verdict.get("signs", [])},
                 "on_lesion": hits(verdict, (bits & g.ENHANCING) > 0), "timing_ms": verdict["timing_ms"]})
-        if n % 20 == 19:
-            print(n + 1, "studies", flush=True)
+        if len(records) % 40 == 0:
+            print(n + 1, flush=True)
+    return records
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--program", required=True)
+    p.add_argument("--models")
+    p.add_argument("--count", type=int, default=220, help="of which every eleventh is `no-contrast`")
+    p.add_argument("--jobs", type=int, default=1)
+    p.add_argument("--work")
+    args = p.parse_args()
+    work = g.work_folder(args.work)
+    tasks = [(args.program, args.models, work, range(n, args.count, args.jobs)) for n in range(args.jobs)]
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        records = sorted(sum(pool.map(judge_studies, tasks), []), key=lambda r: (r["study"], r["inputs"]))
     folder = os.path.join(work, "eval")
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "studies.json"), "w") as f:
