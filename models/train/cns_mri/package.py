@@ -193,7 +193,7 @@ def card(work, out, version):
         text = text.replace("@float.studies@", str(len(part) // len(e.MODES))).replace("@float.int8@", "; ".join(words))
     with open(os.path.join(work, "eval", "points.json")) as f:
         points = json.load(f)
-    path, lines = os.path.join(work, "eval", "implants.float.json"), ["Not measured."]
+    path, lines = os.path.join(work, "eval", "implants.int8.json"), ["Not measured."]
     if os.path.exists(path):
         with open(path) as f:
             lines = implants.summary(json.load(f), {tuple(p["inputs"]): p for p in points})
