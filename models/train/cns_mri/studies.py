@@ -32,6 +32,7 @@ from .signs import midline_shift_mm
 SEED = 20261125
 DIAMETER_MEAN_MM, LOG_SD = 19.9, 0.45
 SIZES_ML = ((0.0, 0.5), (0.5, 2.0), (2.0, 8.0), (8.0, 999.0))
+AT_ONCE = 10  # studies in one call of the program
 SHIFT_MM = 5.0  # as in the manifest
 SLICES_MM = ((0, 2.5), (2.5, 5), (5, 7.1))
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
@@ -145,29 +146,39 @@ def summary(records):
 
 
 def judge_studies(task):
-    """The records of some studies, each with both series and with the T1 alone."""
+    """The records of some studies, each with both series and with the T1 alone; a few at a time, since the program checks itself at each start."""
     program, models, work, numbers = task
     maps, records = load(work, *MAPS["val"]), []
-    for n in numbers:
-        kind, images, covered, bits = make(n, maps)
-        parts, count = ndimage.label(bits & g.ENHANCING, np.ones((3, 3, 3)))
-        largest = float(np.bincount(parts.ravel())[1:].max() * g.VOXEL_ML) if count else 0.0
-        if kind == "lesion" and largest < e.LESION_ML_MIN:
-            continue  # cut off by the field of view: neither with nor without
-        shift = midline_shift_mm((bits & g.BRAIN) > 0, (bits & g.RIGHT_HALF) > 0, (bits & g.VENTRICLES) > 0)
-        for inputs in ("both", "t1"):
-            with tempfile.TemporaryDirectory() as folder:
-                uid = write(folder, n, images[:1 if inputs == "t1" else 2], covered)
-                verdict = verdicts(program, models, folder)[uid]
-            records.append({
-                "study": n, "kind": kind, "inputs": inputs, "largest_ml": round(largest, 3), "slice_mm": round(images[0][2], 2),
-                "true_shift_mm": None if shift is None else round(shift, 2), "verdict": verdict["verdict"], "urgency": verdict["urgency"],
-                "score": verdict["score"], "reasons": [r["code"] for r in verdict["reasons"]],
-                "used": [s["role"] for s in verdict["series"] if s["used"]], "signs": {s["code"]: s["value"] for s in verdict.get("signs", [])},
-                "on_lesion": hits(verdict, (bits & g.ENHANCING) > 0), "timing_ms": verdict["timing_ms"]})
-        if len(records) % 40 == 0:
-            print(n + 1, flush=True)
+    for first in range(0, len(numbers), AT_ONCE):
+        with tempfile.TemporaryDirectory() as folder:
+            waiting = []
+            for inputs in ("both", "t1"):
+                os.mkdir(os.path.join(folder, inputs))
+            for n in numbers[first:first + AT_ONCE]:
+                kind, images, covered, bits = make(n, maps)
+                lesion = (bits & g.ENHANCING) > 0
+                parts, count = ndimage.label(lesion, np.ones((3, 3, 3)))
+                largest = float(np.bincount(parts.ravel())[1:].max() * g.VOXEL_ML) if count else 0.0
+                if kind == "lesion" and largest < e.LESION_ML_MIN:
+                    continue  # cut off by the field of view: neither with nor without
+                shift = midline_shift_mm((bits & g.BRAIN) > 0, (bits & g.RIGHT_HALF) > 0, (bits & g.VENTRICLES) > 0)
+                facts = {"study": n, "kind": kind, "largest_ml": round(largest, 3), "slice_mm": round(images[0][2], 2),
+                         "true_shift_mm": None if shift is None else round(shift, 2)}
+                for inputs in ("both", "t1"):
+                    uid = write(os.path.join(folder, inputs), n, images[:1 if inputs == "t1" else 2], covered)
+                waiting.append((uid, facts, lesion))
+            for inputs in ("both", "t1"):
+                found = verdicts(program, models, os.path.join(folder, inputs))
+                records += [{**facts, "inputs": inputs, **said(found[uid], lesion)} for uid, facts, lesion in waiting]
+        print(len(records), "verdicts", flush=True)
     return records
+
+
+def said(verdict, lesion):
+    return {"verdict": verdict["verdict"], "urgency": verdict["urgency"], "score": verdict["score"],
+            "reasons": [r["code"] for r in verdict["reasons"]], "used": [s["role"] for s in verdict["series"] if s["used"]],
+            "signs": {s["code"]: s["value"] for s in verdict.get("signs", [])}, "on_lesion": hits(verdict, lesion),
+            "timing_ms": verdict["timing_ms"]}
 
 
 def main():
