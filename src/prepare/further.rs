@@ -7,7 +7,7 @@
 //! | one of both has none | its header's if the estimate agrees, else estimated | used, warning `frame-of-reference` | left out |
 
 use super::choose::Candidate;
-use super::register::{Outcome, Rigid, STILL_MM, is_still};
+use super::register::{ON_TABLE, Outcome, Rigid, STILL_MM, is_still};
 use super::resample::Resampled;
 use super::{
     Acquired, Anchor, OVERLAP_MIN, OVERLAP_WHOLE, PrepareLimits, Report, best, head, load, note_motion, note_pixels, on_grid,
@@ -113,7 +113,7 @@ fn same_frame(
 ) -> Result<Volume, Reason> {
     let role = series.role();
     let mut channel = series.on_anchor(None, anchor, model, limits)?;
-    match anchor.first()?.check(&anchor.head.grid, &channel, STILL_MM, limits)? {
+    match anchor.first()?.check(&anchor.head.grid, &channel, &ON_TABLE, limits)? {
         Outcome::Still => {}
         Outcome::Doubtful(why) => {
             let text = format!("The {role} series was taken to lie where its header says; this could not be checked: {why}.");

@@ -284,7 +284,7 @@ fn first_channel(
             report.note("coverage", Severity::Warning, text);
         }
         let is_alone = !model.channels.iter().any(|c| c.role != role && study.series().iter().any(|s| s.role == c.role));
-        let first = (!is_alone).then(|| First::new(&head.grid, &channel));
+        let first = (!is_alone).then(|| First::new(&head.grid, &channel, 0));
         let shown_kji = channel.background_kji.iter().map(|b| !b).collect();
         let frame_of_reference_uid = candidate.frame_of_reference_uid.clone();
         Ok((Anchor { head, frame_of_reference_uid, shown_kji, first }, volume(candidate, channel)))

@@ -5,7 +5,7 @@
 //! Thin slices come from 3D acquisitions, whose whole volume is blurred by motion; nothing can be said about them here.
 
 use super::acquired::Acquired;
-use super::register::{First, Outcome, Rigid};
+use super::register::{BETWEEN_PASSES, First, Outcome, Rigid};
 use super::resample::Resampled;
 use super::{PrepareLimits, normalise, resample};
 use crate::domain::{Grid, ModelSpec, Reason};
@@ -14,8 +14,6 @@ use crate::domain::{Grid, ModelSpec, Reason};
 const SPACING_MM_MIN: f64 = 2.5;
 /// Fewer slices than this in each half show too little of the head.
 const HALF_SLICES_MIN: usize = 8;
-/// Halves this far apart have moved, mm; up to 1.3 mm were found in stacks that show no motion, from interpolation over two slices.
-const STILL_MM: f64 = 1.5;
 /// Voxel of the grid on which the halves are compared, mm: finer than their slices.
 const GRID_MM: f64 = 3.0;
 
@@ -41,7 +39,7 @@ pub(super) fn between_passes(
         Ok(is_shown.then_some(seen))
     };
     let (Some(even), Some(odd)) = (half(0)?, half(1)?) else { return Ok(None) };
-    Ok(match First::new(&grid, &even).check(&grid, &odd, STILL_MM, limits)? {
+    Ok(match First::new(&grid, &even, BETWEEN_PASSES.n_smoothed).check(&grid, &odd, &BETWEEN_PASSES, limits)? {
         Outcome::Moved(rigid) => Some(rigid),
         Outcome::Still | Outcome::Doubtful(_) => None,
     })

@@ -297,9 +297,15 @@ fn measured_residuals_of_real_pairs() {
             ["01_t1_post", "02_flair"].map(|s| instances_of(&format!("{pair}/{s}")).expect("a folder of a pair"));
         let uid = first[0].header.series_instance_uid.as_str().to_owned();
         let frame = first[0].header.frame_of_reference_uid.as_ref().expect("a frame of reference").as_str().to_owned();
+        let alone = prepare(&close(&first, &[(uid.clone(), Role::T1Post)]), &model(), &PrepareLimits::default()).expect("usable");
+        let [k, j, i] = alone.grid.shape_kji.map(|n| (n as f64 - 1.0) / 2.0);
+        let middle = alone.grid.lps_mm(k, j, i);
         let mut residuals = Vec::new();
         for _ in 0..20 {
+            // Moves of the middle of the grid by up to 15 mm, with turns about it.
             let (turn, shift) = (12.0 * random(), [0; 3].map(|_| 15.0 / 3_f64.sqrt() * random()));
+            let turned = moved(middle, turn, [0.0; 3]);
+            let shift = std::array::from_fn(|a| middle[a] + shift[a] - turned[a]);
             let second = moved_series(&second, "1.2.99.2", &frame, turn, shift);
             let study =
                 close(&[first.clone(), second].concat(), &[(uid.clone(), Role::T1Post), ("1.2.99.2".into(), Role::Flair)]);
