@@ -2,7 +2,7 @@
 
 In: bool arrays [k, j, i] of grid.py: brain, its right half, lateral ventricles. Out: mm (positive: to the left) or None.
 Written apart from the appliance's `src/triage/signs`, after the same definitions: the boundary between the halves row by row, the plane through
-it in the front 15 %, the back 20 % and the upper 15 % of the brain, the largest deviation over 1 cm^2 at the level of the ventricles.
+it in the front 15 %, the back 20 % and the upper 15 % of the brain, the largest deviation over 3 cm^2 at the level of the ventricles, between their front and back.
 """
 import warnings
 
@@ -58,14 +58,16 @@ def midline_shift_mm(brain, right, ventricles):
     fit, middle = found
     k, j = np.indices(both.shape)
     distance = np.where(both, (at - (fit[0] + fit[1] * j + fit[2] * k)) / np.sqrt(1 + fit[1] ** 2 + fit[2] ** 2) * g.SPACING_MM, np.nan)
-    level = np.flatnonzero(ventricles.any((1, 2)))
+    (k0, k1), (j0, j1) = (np.percentile(axis, [5, 95]).round().astype(int) for axis in np.nonzero(ventricles)[:2])
+    level = np.zeros_like(both)
+    level[k0:k1 + 1, j0:j1 + 1] = True
     with warnings.catch_warnings():  # far from the boundary there is nothing to take a median of
         warnings.simplefilter("ignore", RuntimeWarning)
-        smooth = ndimage.generic_filter(distance, np.nanmedian, 5, mode="constant", cval=np.nan)
-    values = np.sort(smooth[level[0]:level[-1] + 1][(middle & both)[level[0]:level[-1] + 1]])
+        smooth = ndimage.generic_filter(distance, np.nanmedian, 9, mode="constant", cval=np.nan)
+    values = np.sort(smooth[level & middle & both])
     values = values[np.isfinite(values)]
-    n = int(np.ceil(100 / g.SPACING_MM**2))
-    if values.size < 5 * n:
+    n = int(np.ceil(300 / g.SPACING_MM**2))
+    if values.size < 125:
         return None
     right_mm, left_mm = -min(values[n - 1], 0), max(values[-n], 0)
     return float(left_mm if left_mm >= right_mm else -right_mm)

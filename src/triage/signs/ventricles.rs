@@ -11,7 +11,7 @@ use super::{Frame, SCORE_MIN, median, quantile};
 
 /// Parts smaller than this fraction of the largest one are no ventricle.
 const PART_MIN: f64 = 0.05;
-/// The level of the ventricles lies between these quantiles of their voxels along k.
+/// The level of the ventricles lies between these quantiles of their voxels, along k and along j.
 const LEVEL: [f64; 2] = [0.05, 0.95];
 /// The frontal horns are the front part of the ventricles' length: ahead of the tips of the temporal horns.
 const FRONTAL: f64 = 0.3;
@@ -41,13 +41,14 @@ impl Ventricles {
         Self { volume_ml: count(voxels.len()) * grid.voxel_ml(), voxels, shape_kji: grid.shape_kji }
     }
 
-    /// First and last k of their level.
-    pub(super) fn level(&self) -> [usize; 2] {
-        // Linear indices rise with k.
+    /// First and last index of their level along k (axis 0) or j (axis 1).
+    pub(super) fn level(&self, axis: usize) -> [usize; 2] {
+        let mut along: Vec<usize> = self.voxels.iter().map(|&voxel| kji(voxel, self.shape_kji)[axis]).collect();
+        along.sort_unstable();
         LEVEL.map(|at| {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // within the list
-            let idx = (count(self.voxels.len().saturating_sub(1)) * at).round() as usize;
-            self.voxels.get(idx).map_or(0, |&voxel| kji(voxel, self.shape_kji)[0])
+            let idx = (count(along.len().saturating_sub(1)) * at).round() as usize;
+            along.get(idx).copied().unwrap_or(0)
         })
     }
 
