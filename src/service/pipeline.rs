@@ -1,7 +1,7 @@
 //! From a closed study to its verdict: `Study` in -> `Verdict` out. The same path serves the network and `scanside triage`.
 //!
-//! prepare -> infer -> triage, for a study without a tagged series after contrast agent perhaps several times (`untagged.rs`), each behind a boundary: a panic or a budget overrun in a stage costs one study, which becomes
-//! `indeterminate` with its reason, and never the service.
+//! prepare -> infer -> triage, for a study without a tagged series after contrast agent perhaps several times (`untagged.rs`), prepare and infer
+//! behind a boundary: a panic or a budget overrun there costs one study, which becomes `indeterminate` with its reason, and never the service.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,10 @@ impl Pipeline {
         let begin = Instant::now();
         let mut timing = TimingMs::default();
         let outcome = self.attempt(study, &mut timing);
-        let outcome = outcome.or_else(|refusal| untagged::look_at_pixels(self, study, refusal, &mut timing));
+        let outcome = outcome.or_else(|refusal| {
+            let look = AssertUnwindSafe(|| untagged::look_at_pixels(self, study, refusal, &mut timing));
+            catch_unwind(look).unwrap_or_else(|_| Err(internal_fault("contrast from pixels")))
+        });
         timing.total = ms_since(begin);
         decide(TriageInput {
             study_instance_uid: study.study_instance_uid().clone(),

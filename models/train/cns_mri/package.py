@@ -215,7 +215,7 @@ def card(work, out, version):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True)
-    p.add_argument("--version", default="0.2.0")
+    p.add_argument("--version", default="0.3.0")
     p.add_argument("--continues", help="what the run started from, for the manifest")
     p.add_argument("--work")
     p.add_argument("--name", default="run")
