@@ -1,0 +1,131 @@
+//! Every kernel gives the bytes that the definition of `QLinearConv` over concatenated, up-sampled tensors gives.
+
+use proptest::prelude::*;
+use tract_qconv::{ConvSpec, Kernel, QConv, Quantisation, Source};
+
+/// A convolution with its numbers.
+#[derive(Clone, Debug)]
+struct Case {
+    spec: ConvSpec,
+    shape: [usize; 3],
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    inputs: Vec<Vec<i8>>,
+}
+
+/// The definition, with nothing clever: up-sample and concatenate, then sum over the taps.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+fn definition(case: &Case) -> Vec<i8> {
+    let Case { spec, shape, weights, bias, inputs } = case;
+    let n_in = spec.n_in();
+    let voxel = |k: usize, j: usize, i: usize| -> Vec<i8> {
+        let parts = spec.sources.iter().zip(inputs).enumerate().map(|(n, (source, data))| {
+            let [_, n_j, n_i] = spec.source_shape(n, *shape).expect("whole");
+            let [r_k, r_j, r_i] = source.repeat;
+            &data[((k / r_k * n_j + j / r_j) * n_i + i / r_i) * source.channels..][..source.channels]
+        });
+        parts.flatten().copied().collect()
+    };
+    let [n_k, n_j, n_i] = spec.output_shape(*shape).expect("fits");
+    let mut output = Vec::new();
+    for at in 0..n_k * n_j * n_i {
+        let position = [at / (n_j * n_i), at / n_i % n_j, at % n_i];
+        let mut sums = bias.clone();
+        for tap in 0..spec.n_taps() {
+            let tap_kji = [tap / (spec.kernel[1] * spec.kernel[2]), tap / spec.kernel[2] % spec.kernel[1], tap % spec.kernel[2]];
+            let from: Option<Vec<usize>> = (0..3)
+                .map(|a| (position[a] * spec.stride[a] + tap_kji[a]).checked_sub(spec.pad_before[a]).filter(|&x| x < shape[a]))
+                .collect();
+            let Some(from) = from else { continue };
+            for (channel, x) in voxel(from[0], from[1], from[2]).into_iter().enumerate() {
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    let w = weights[(n * n_in + channel) * spec.n_taps() + tap];
+                    let w = i32::from(w) - i32::from(spec.w_zero_point);
+                    *sum = sum.wrapping_add(w * (i32::from(x) - i32::from(spec.x.zero_point)));
+                }
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            let w_scale = spec.w_scales[n % spec.w_scales.len()];
+            let steps = (sum as f32 * (spec.x.scale * w_scale / spec.y.scale)).round_ties_even() + f32::from(spec.y.zero_point);
+            output.push(steps.clamp(-128.0, 127.0) as i8);
+        }
+    }
+    output
+}
+
+fn bytes(n: usize) -> impl Strategy<Value = Vec<i8>> {
+    prop_oneof![
+        3 => proptest::collection::vec(any::<i8>(), n),
+        // What saturates, if anything does.
+        1 => proptest::collection::vec(prop_oneof![Just(-128_i8), Just(127_i8), Just(-127_i8)], n),
+        1 => proptest::collection::vec(-4_i8..4, n),
+    ]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let kernel = [1_usize..=3, 1..=3, 1..=3];
+    let stride = [1_usize..=2, 1..=2, 1..=2];
+    let repeats = prop_oneof![Just([1_usize, 1, 1]), Just([2, 2, 2]), Just([1, 2, 2]), Just([1, 1, 3]), Just([4, 1, 1])];
+    let sources = proptest::collection::vec((1_usize..=18, repeats, any::<bool>()), 1..=3);
+    let small = [1_usize..=3, 1..=3, 1..=5];
+    (sources, 1_usize..=19, kernel, stride, small, any::<[i8; 3]>(), any::<bool>(), any::<[bool; 6]>())
+        .prop_flat_map(|(sources, n_out, kernel, stride, small, zeros, per_channel, pads)| {
+            // All up-sampled sources share one factor, the others have none; the shape is a multiple of it.
+            let repeat = sources[0].1;
+            let sources: Vec<Source> = sources
+                .iter()
+                .enumerate()
+                .map(|(n, &(channels, _, up))| Source { channels, repeat: if n == 0 || up { repeat } else { [1; 3] } })
+                .collect();
+            let shape: [usize; 3] = std::array::from_fn(|a| repeat[a] * small[a] * if repeat[a] == 1 { 4 } else { 2 });
+            let spec = ConvSpec {
+                n_out,
+                kernel,
+                stride,
+                pad_before: std::array::from_fn(|a| if pads[a] { kernel[a] - 1 } else { (kernel[a] - 1) / 2 }),
+                pad_after: std::array::from_fn(|a| if pads[3 + a] { 0 } else { kernel[a] / 2 }),
+                x: Quantisation { scale: 0.04, zero_point: zeros[0] },
+                w_scales: (0..if per_channel { n_out } else { 1 }).map(|n| 0.01 + 0.001 * n as f32).collect(),
+                w_zero_point: if zeros[1] % 3 == 0 { zeros[1] } else { 0 },
+                y: Quantisation { scale: 0.9, zero_point: zeros[2] },
+                sources,
+            };
+            let inputs: Vec<_> = (0..spec.sources.len())
+                .map(|n| {
+                    let shape = spec.source_shape(n, shape).expect("whole");
+                    bytes(shape.iter().product::<usize>() * spec.sources[n].channels)
+                })
+                .collect();
+            let weights = bytes(n_out * spec.n_in() * spec.n_taps());
+            let bias = proptest::collection::vec(-20_000..20_000, n_out);
+            (Just(spec), Just(shape), weights, bias, inputs)
+        })
+        .prop_filter("the kernel fits", |(spec, shape, ..)| spec.output_shape(*shape).is_some_and(|s| !s.contains(&0)))
+        .prop_map(|(spec, shape, weights, bias, inputs)| Case { spec, shape, weights, bias, inputs })
+}
+
+fn run(case: &Case, kernel: Kernel, threads: usize) -> Vec<i8> {
+    let conv = QConv::for_kernel(case.spec.clone(), &case.weights, &case.bias, kernel).expect("fits");
+    let shape = case.spec.output_shape(case.shape).expect("fits");
+    let mut output = vec![0; shape.iter().product::<usize>() * case.spec.n_out];
+    let inputs: Vec<&[i8]> = case.inputs.iter().map(Vec::as_slice).collect();
+    conv.run(&inputs, case.shape, &mut output, threads).expect("fits");
+    output
+}
+
+fn available() -> impl Iterator<Item = Kernel> {
+    Kernel::ALL.iter().copied().filter(|kernel| kernel.is_available())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_kernel_gives_the_bytes_of_the_definition(case in case()) {
+        let expected = definition(&case);
+        for kernel in available() {
+            prop_assert_eq!(&run(&case, kernel, 1), &expected, "{}", kernel);
+        }
+    }
+}
