@@ -98,7 +98,9 @@ unsafe fn steps(sums: __m256i, scaling: &Scaling) -> __m256i {
 unsafe fn bytes(sums: &[__m256i; 4], scaling: &Scaling) -> __m256i {
     // SAFETY: AVX2 is there.
     unsafe {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|n| steps(sums[n], scaling));
+        // One after the other and not mapped: a closure would not be compiled with the vector instructions.
+        let (a, b) = (steps(sums[0], scaling), steps(sums[1], scaling));
+        let (c, d) = (steps(sums[2], scaling), steps(sums[3], scaling));
         // The packs work on the halves: a0-3 b0-3 c0-3 d0-3, a4-7 b4-7 c4-7 d4-7; the permutation joins what belongs together.
         let packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
         _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
@@ -123,8 +125,7 @@ unsafe fn store_all(sums: &[__m256i; TILE], scaling: &Scaling, output: &mut [i8]
 /// As `row`.
 #[inline(always)]
 unsafe fn store(sums: &[__m256i; TILE], scaling: &Scaling, output: &mut [i8], step: usize, n: usize, n_channels: usize) {
-    let mut outputs = output.chunks_mut(step).take(n);
-    for four in sums.as_chunks::<4>().0 {
+    for (four, first) in sums.as_chunks::<4>().0.iter().zip((0..n).step_by(4)) {
         // SAFETY: AVX2 is there; each store writes 8 bytes to an array of 8.
         let lanes: [[i8; BLOCK]; 4] = unsafe {
             let bytes = bytes(four, scaling);
@@ -136,13 +137,8 @@ unsafe fn store(sums: &[__m256i; TILE], scaling: &Scaling, output: &mut [i8], st
             _mm_storel_epi64(lanes[3].as_mut_ptr().cast(), _mm_unpackhi_epi64(high, high));
             lanes
         };
-        for lanes in &lanes {
-            let Some(output) = outputs.next() else { return };
-            if n_channels == BLOCK {
-                output[..BLOCK].copy_from_slice(lanes);
-            } else {
-                output[..n_channels].copy_from_slice(&lanes[..n_channels]);
-            }
+        for (lanes, position) in lanes.iter().zip(first..n) {
+            super::copy_lanes(lanes, &mut output[position * step..], n_channels);
         }
     }
 }
