@@ -63,22 +63,42 @@ unsafe fn tile<M: Multiply>(job: &RowJob<'_>, position: usize) -> [__m256i; TILE
         let mut sums = [_mm256_load_si256(job.scaling.bias.as_ptr().cast()); TILE];
         for (start, segment) in job.starts.iter().zip(job.segments) {
             let step = segment.step;
-            // Four pointers, three positions each: with an index register that gives every address without arithmetic.
-            let mut at = job.image.as_ptr().add(start + position * step);
+            // Four pointers, three positions each: an index register then gives every address without arithmetic.
+            let first = job.image.as_ptr().add(start + position * step);
+            let mut at = [first, opaque(first.add(3 * step)), opaque(first.add(6 * step)), opaque(first.add(9 * step))];
             let mut weights = job.weights.as_ptr().add(segment.weights);
             let end = weights.add(segment.n_steps * WEIGHT_STEP);
             while weights < end {
                 let w = _mm256_load_si256(weights.cast());
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let numbers = _mm256_set1_epi32(at.add(p * step).cast::<i32>().read_unaligned());
-                    *sums = M::add(*sums, numbers, w);
+                for (at, sums) in at.iter_mut().zip(sums.as_chunks_mut::<3>().0) {
+                    sums[0] = M::add(sums[0], broadcast(*at), w);
+                    sums[1] = M::add(sums[1], broadcast(at.add(step)), w);
+                    sums[2] = M::add(sums[2], broadcast(at.add(2 * step)), w);
+                    *at = at.add(IMAGE_STEP);
                 }
                 weights = weights.add(WEIGHT_STEP);
-                at = at.add(IMAGE_STEP);
             }
         }
         sums
     }
+}
+
+/// The same pointer; the compiler does not know that it is, and so keeps it in a register instead of adding it up anew for each position.
+#[inline(always)]
+fn opaque(mut at: *const u8) -> *const u8 {
+    // SAFETY: the text is empty: nothing is run, and the register keeps its value.
+    unsafe { std::arch::asm!("/* {at} */", at = inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+    at
+}
+
+/// Four bytes of the image in all lanes.
+///
+/// # Safety
+/// The four bytes are there, and so is AVX2.
+#[inline(always)]
+unsafe fn broadcast(at: *const u8) -> __m256i {
+    // SAFETY: as the caller promises.
+    unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
 }
 
 /// Eight sums to steps of the output around its zero point, still 32 bits wide.
