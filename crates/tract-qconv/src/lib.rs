@@ -23,6 +23,8 @@ mod image;
 mod kernel;
 mod plan;
 mod spec;
+#[cfg(feature = "tract")]
+pub mod tract;
 
 pub use conv::QConv;
 pub use kernel::Kernel;
