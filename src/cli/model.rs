@@ -76,8 +76,8 @@ pub fn list(models: Option<&Path>) -> Outcome {
 #[must_use]
 pub fn verify(models: Option<&Path>) -> Outcome {
     for_each(models, |package| {
-        let mut engine =
-            TractEngine::new(package, EngineOptions { threads: 1, clock: uptime }).map_err(|error| error.to_string())?;
+        let mut engine = TractEngine::new(package, EngineOptions { threads: 1, ..EngineOptions::new(uptime) })
+            .map_err(|error| error.to_string())?;
         engine.self_test(package).map_err(|error| error.to_string())?;
         let id = &package.spec.identity;
         say(format!("{} {}: hash and golden outputs agree", id.name, id.version));
@@ -91,8 +91,8 @@ pub fn bench(models: Option<&Path>, n_runs: usize) -> Outcome {
     for_each(models, |package| {
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
         for threads in [1, n_threads] {
-            let mut engine =
-                TractEngine::new(package, EngineOptions { threads, clock: uptime }).map_err(|error| error.to_string())?;
+            let mut engine = TractEngine::new(package, EngineOptions { threads, ..EngineOptions::new(uptime) })
+                .map_err(|error| error.to_string())?;
             let (total, layers) = engine.bench(package, n_runs.clamp(1, 1000)).map_err(|error| error.to_string())?;
             let ms = |time: Duration| time.as_secs_f64() * 1000.0;
             say(format!("{}, {threads} thread(s), median of {n_runs} runs: {:.1} ms", package.spec.identity.name, ms(total)));

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tract_qconv::Kernel;
+use tract_qconv::tract::Watch;
+
 use super::engine::{Cancel, EngineError};
 
 /// Most threads inside a convolution.
@@ -16,13 +19,15 @@ pub struct EngineOptions {
     pub threads: usize,
     /// Time since some fixed moment; never goes back. Fine enough for layers: at least microseconds.
     pub clock: fn() -> Duration,
+    /// Which instructions the convolutions use.
+    pub kernel: Kernel,
 }
 
 impl EngineOptions {
-    /// Two threads: half of a four-core box, so that receiving goes on beside.
+    /// Two threads: half of a four-core box, so that receiving goes on beside; the best kernel of this processor.
     #[must_use]
     pub fn new(clock: fn() -> Duration) -> Self {
-        Self { threads: 2, clock }
+        Self { threads: 2, clock, kernel: Kernel::detect() }
     }
 }
 
@@ -36,6 +41,7 @@ pub struct LayerTime {
 }
 
 /// Shared by an engine and its operators.
+#[derive(Debug)]
 pub(crate) struct Control {
     options: EngineOptions,
     cancel: Cancel,
@@ -44,6 +50,8 @@ pub(crate) struct Control {
     deadline_us: AtomicU64,
     /// Set by the operator that gave up.
     stopped: AtomicBool,
+    /// When the operator that runs began, us.
+    began_us: AtomicU64,
     /// Filled while a bench runs.
     times: Mutex<Option<Vec<(String, Duration)>>>,
 }
@@ -56,12 +64,13 @@ impl Control {
             budget_ms: AtomicU64::new(u64::MAX),
             deadline_us: AtomicU64::new(u64::MAX),
             stopped: AtomicBool::new(false),
+            began_us: AtomicU64::new(0),
             times: Mutex::new(None),
         }
     }
 
-    pub(crate) fn threads(&self) -> usize {
-        self.options.threads
+    pub(crate) fn kernel(&self) -> Kernel {
+        self.options.kernel
     }
 
     pub(crate) fn cancel(&self) -> Cancel {
@@ -74,7 +83,6 @@ impl Control {
 
     /// The budget of the next run, from now on; `None` for no bound. Gives the present moment.
     pub(crate) fn set_budget(&self, budget: Option<Duration>) -> Duration {
-        let whole = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
         let now = self.now();
         let deadline = budget.map_or(u64::MAX, |budget| whole(now.saturating_add(budget).as_micros()));
         self.deadline_us.store(deadline, Ordering::Release);
@@ -94,21 +102,6 @@ impl Control {
     /// Whether the run gave up for the clock or the cancel flag.
     pub(crate) fn has_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
-    }
-
-    /// Runs one operator and notes its time; `None` when it is too late to run it.
-    pub(crate) fn step<T>(&self, name: &str, run: impl FnOnce() -> T) -> Option<T> {
-        let start = self.now();
-        if self.cancel.is_requested() || start.as_micros() > u128::from(self.deadline_us.load(Ordering::Acquire)) {
-            self.stopped.store(true, Ordering::Release);
-            return None;
-        }
-        let value = run();
-        let took = self.now().saturating_sub(start);
-        if let Some(times) = self.times().as_mut() {
-            times.push((name.to_owned(), took));
-        }
-        Some(value)
     }
 
     /// Runs `run` `n` times (at least once): median of the whole and of each operator, in the order in which they ran.
@@ -139,6 +132,33 @@ impl Control {
     fn times(&self) -> MutexGuard<'_, Option<Vec<(String, Duration)>>> {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Watch for Control {
+    fn threads(&self) -> usize {
+        self.options.threads
+    }
+
+    fn begin(&self, _name: &str) -> bool {
+        let now_us = whole(self.now().as_micros());
+        if self.cancel.is_requested() || now_us > self.deadline_us.load(Ordering::Acquire) {
+            self.stopped.store(true, Ordering::Release);
+            return false;
+        }
+        self.began_us.store(now_us, Ordering::Release);
+        true
+    }
+
+    fn end(&self, name: &str) {
+        let took = self.now().saturating_sub(Duration::from_micros(self.began_us.load(Ordering::Acquire)));
+        if let Some(times) = self.times().as_mut() {
+            times.push((name.to_owned(), took));
+        }
+    }
+}
+
+fn whole(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -1,28 +1,25 @@
 //! Infer: a prepared study -> findings, by one model version, inside a time and memory budget.
 //!
 //! ```text
-//!   folder ──> package (manifest, hashes, goldens) ──> engine_tract (graph) ──> qconv (int8 arithmetic)
+//!   folder ──> package (manifest, hashes, goldens) ──> engine_tract (graph) ──> tract-qconv (int8 arithmetic)
 //!   PreparedStudy ──> pool (one worker, bounded queue, deadline) ──> engine ──> Findings
 //! ```
 //!
 //! The model's graph is integers from end to end: quantised convolutions, nearest up-sampling, concatenation. Convolutions run in our own
-//! operator ([`qconv`]), bit for bit as ONNX Runtime computes them, the same on every processor (DESIGN.md rule 4).
+//! operator (`crates/tract-qconv`), bit for bit as ONNX Runtime computes them, the same on every processor (DESIGN.md rule 4).
 
 mod control;
 pub mod engine;
 pub mod engine_tract;
-mod lanes;
 mod manifest;
 pub mod package;
 pub mod pool;
-pub mod qconv;
 mod section;
 mod tensors;
-pub mod upsample;
 
 pub use control::{EngineOptions, LayerTime};
 pub use engine::{Cancel, Engine, EngineError};
 pub use engine_tract::TractEngine;
-pub use lanes::Path as SimdPath;
 pub use package::{Golden, ModelPackage, PackageError, PackageFault};
 pub use pool::{InferencePool, Pending, PoolOptions};
+pub use tract_qconv::Kernel;

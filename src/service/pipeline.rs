@@ -49,7 +49,7 @@ impl Pipeline {
     /// [`PipelineError`] names the file or the case.
     pub fn load(options: &PipelineOptions) -> Result<Self, PipelineError> {
         let package = ModelPackage::load(&options.model_dir)?;
-        let mut engine = TractEngine::new(&package, EngineOptions { threads: options.n_threads, clock: uptime })?;
+        let mut engine = TractEngine::new(&package, EngineOptions { threads: options.n_threads, ..EngineOptions::new(uptime) })?;
         engine.self_test(&package)?;
         Self::with_engine(package.spec, Box::new(engine), Duration::from_secs(options.infer_budget_s))
     }

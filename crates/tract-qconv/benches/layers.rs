@@ -69,7 +69,8 @@ fn layer(bencher: Bencher<'_, '_>, layer: &Layer, kernel: Kernel, threads: usize
         w_zero_point: 0,
         y: Quantisation { scale: 0.1, zero_point: -128 },
     };
-    let conv = QConv::for_kernel(spec.clone(), &noise(n_out * spec.n_in() * spec.n_taps()), &vec![0; n_out], kernel).expect("fits");
+    let conv =
+        QConv::for_kernel(spec.clone(), &noise(n_out * spec.n_in() * spec.n_taps()), &vec![0; n_out], kernel).expect("fits");
     let inputs: Vec<Vec<i8>> = (0..spec.sources.len())
         .map(|n| noise(spec.source_shape(n, shape).expect("whole").iter().product::<usize>() * spec.sources[n].channels))
         .collect();

@@ -1,7 +1,7 @@
 //! Every kernel gives the bytes that the definition of `QLinearConv` over concatenated, up-sampled tensors gives.
 
 use proptest::prelude::*;
-use tract_qconv::{ConvSpec, Kernel, QConv, Quantisation, Source};
+use tract_qconv::{ConvSpec, Kernel, QConv, QConvError, Quantisation, Source};
 
 /// A convolution with its numbers.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ fn case() -> impl Strategy<Value = Case> {
                 })
                 .collect();
             let weights = bytes(n_out * spec.n_in() * spec.n_taps());
-            let bias = proptest::collection::vec(-20_000..20_000, n_out);
+            let bias = proptest::collection::vec(prop_oneof![4 => -20_000..20_000, 1 => -2_000_000_000..2_000_000_000], n_out);
             (Just(spec), Just(shape), weights, bias, inputs)
         })
         .prop_filter("the kernel fits", |(spec, shape, ..)| spec.output_shape(*shape).is_some_and(|s| !s.contains(&0)))
@@ -128,4 +128,67 @@ proptest! {
             prop_assert_eq!(&run(&case, kernel, 1), &expected, "{}", kernel);
         }
     }
+}
+
+fn plain(n_in: usize, n_out: usize) -> ConvSpec {
+    let quantisation = Quantisation { scale: 0.03, zero_point: -128 };
+    ConvSpec {
+        sources: vec![Source { channels: n_in, repeat: [1; 3] }],
+        n_out,
+        kernel: [3; 3],
+        stride: [1; 3],
+        pad_before: [1; 3],
+        pad_after: [1; 3],
+        x: quantisation,
+        w_scales: vec![0.01],
+        w_zero_point: 0,
+        y: quantisation,
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)]
+fn pattern(n: usize) -> Vec<i8> {
+    (0..n).map(|v| (v.wrapping_mul(2_654_435_761) >> 13) as i8).collect()
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bytes() {
+    let shape = [40, 26, 18];
+    for repeat in [1, 2] {
+        let sources = vec![Source { channels: 8, repeat: [repeat; 3] }, Source { channels: 8, repeat: [1; 3] }];
+        let case = Case {
+            weights: pattern(16 * 16 * 27),
+            bias: vec![5; 16],
+            inputs: vec![pattern(8 * 40 * 26 * 18 / repeat.pow(3)), pattern(8 * 40 * 26 * 18)],
+            spec: ConvSpec { sources, ..plain(16, 16) },
+            shape,
+        };
+        for kernel in available() {
+            let one = run(&case, kernel, 1);
+            assert!(one.iter().any(|&v| v != one[0]), "the case must not be trivial");
+            for threads in [2, 3, 7, 64] {
+                assert_eq!(run(&case, kernel, threads), one, "{kernel}, {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_convolution_outside_the_bounds_is_refused() {
+    let q = Quantisation { scale: 1.0, zero_point: 0 };
+    let spec = ConvSpec { x: q, y: q, ..plain(1, 1) };
+    let build = |spec: ConvSpec, n: usize| QConv::try_new(spec, &vec![0; n], &[0]).map(|_| ());
+    assert_eq!(build(ConvSpec { stride: [0, 1, 1], ..spec.clone() }, 27), Err(QConvError::Bounds));
+    assert_eq!(build(ConvSpec { pad_after: [3, 1, 1], ..spec.clone() }, 27), Err(QConvError::Bounds));
+    assert_eq!(build(ConvSpec { sources: Vec::new(), ..spec.clone() }, 0), Err(QConvError::Bounds));
+    assert_eq!(build(spec.clone(), 26), Err(QConvError::Lengths));
+    assert_eq!(build(ConvSpec { w_scales: vec![1.0; 2], ..spec.clone() }, 27), Err(QConvError::Lengths));
+    assert_eq!(build(ConvSpec { y: Quantisation { scale: 0.0, ..q }, ..spec.clone() }, 27), Err(QConvError::Scale));
+    let conv = QConv::try_new(spec, &[0; 27], &[0]).expect("within bounds");
+    let run = |input: &[i8], shape: [usize; 3], n_out: usize| conv.run(&[input], shape, &mut vec![0; n_out], 1);
+    assert_eq!(run(&[0; 7], [2, 2, 2], 8), Err(QConvError::Shape));
+    assert_eq!(run(&[0; 8], [2, 2, 2], 7), Err(QConvError::Shape));
+    assert_eq!(run(&[], [0, 4, 4], 0), Err(QConvError::Shape));
+    assert_eq!(conv.run(&[], [2, 2, 2], &mut [0; 8], 1), Err(QConvError::Shape));
+    assert_eq!(run(&[0; 8], [2, 2, 2], 8), Ok(()));
 }
