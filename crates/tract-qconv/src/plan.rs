@@ -201,7 +201,7 @@ impl Packer<'_> {
     /// Adds the run as one segment, and what of it does not fit the weight format as further ones.
     fn add(&mut self, program: &mut Program, row: RowOfTaps, run: &[[i32; BLOCK]], step: usize) {
         let (granule, size) = (self.kernel.granule(), self.kernel.element().size());
-        let [low, high] = self.kernel.element().weight_limits();
+        let [low, high] = self.kernel.weight_limits();
         let mut rest = run.to_vec();
         rest.resize(run.len().next_multiple_of(granule), [0; BLOCK]);
         let mut range = 0..rest.len() / granule;

@@ -6,16 +6,29 @@
 //! | `portable` | i16 | - | everywhere; what the others are compared with |
 //! | `avx2` | i16 | `vpmaddwd`: 2 products for each of 8 outputs | x86-64-v3 |
 //! | `vnni` | u8, i8 | `vpdpbusd`: 4 products for each of 8 outputs | AVX-VNNI or AVX-512 VNNI |
+//! | `smlal` | i8 | `smlal`: 8 products in i16 for one output | NEON: every ARMv8 |
+//! | `sdot` | i8 | `sdot`: 4 products for each of 4 outputs | FEAT_DotProd |
+//! | `smmla` | i8 | `smmla`: 8 products for each of 2 outputs at 2 positions | FEAT_I8MM |
 //!
 //! Why i16 on AVX2 and not `vpmaddubsw`, which multiplies twice as many bytes: it adds two products of u8 and i8 in a saturating i16, and 2 * 255 * 127
 //! does not fit. It also needs a second multiplication (`vpmaddwd` with ones) to come to i32, on the same two ports, so that both forms end at
 //! 32 products per cycle on Zen and on Intel's cores since Haswell; the exact one needs no care.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::fmt;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+#[cfg(target_arch = "aarch64")]
+mod sdot;
+#[cfg(target_arch = "aarch64")]
+mod smlal;
+#[cfg(target_arch = "aarch64")]
+mod smmla;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +48,12 @@ pub enum Kernel {
     Avx2,
     /// AVX-VNNI, or AVX-512 VNNI with 256-bit vectors.
     Vnni,
+    /// NEON.
+    Smlal,
+    /// NEON with FEAT_DotProd.
+    Sdot,
+    /// NEON with FEAT_I8MM.
+    Smmla,
 }
 
 /// The number format of a kernel's input.
@@ -44,6 +63,8 @@ pub(crate) enum Element {
     I16,
     /// `x + 128`; the zero point's part of a sum is in the bias.
     U8,
+    /// `x` as it is; the zero point's part of a sum is in the bias.
+    I8,
 }
 
 /// A run of taps: numbers that lie one after the other in a row, times packed weights.
@@ -94,6 +115,12 @@ impl Kernel {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Vnni,
+        #[cfg(target_arch = "aarch64")]
+        Self::Smlal,
+        #[cfg(target_arch = "aarch64")]
+        Self::Sdot,
+        #[cfg(target_arch = "aarch64")]
+        Self::Smmla,
     ];
 
     /// The best kernel that this processor can run.
@@ -115,6 +142,9 @@ impl Kernel {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Vnni => "vnni",
+            Self::Smlal => "smlal",
+            Self::Sdot => "sdot",
+            Self::Smmla => "smmla",
         }
     }
 
@@ -127,7 +157,12 @@ impl Kernel {
             Self::Avx2 => is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
             Self::Vnni => vnni::is_available(),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Self::Smlal => is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Sdot => is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Smmla => is_aarch64_feature_detected!("i8mm"),
             _ => false,
         }
     }
@@ -136,6 +171,7 @@ impl Kernel {
         match self {
             Self::Portable | Self::Avx2 => Element::I16,
             Self::Vnni => Element::U8,
+            Self::Smlal | Self::Sdot | Self::Smmla => Element::I8,
         }
     }
 
@@ -144,6 +180,7 @@ impl Kernel {
         match self {
             Self::Portable | Self::Avx2 => 2,
             Self::Vnni => 4,
+            Self::Smlal | Self::Sdot | Self::Smmla => 8,
         }
     }
 
@@ -155,7 +192,20 @@ impl Kernel {
     /// Byte of a step at which the weight of output `lane` and number `n` of the granule stands.
     pub(crate) const fn weight_slot(self, lane: usize, n: usize) -> usize {
         match self {
-            Self::Portable | Self::Avx2 | Self::Vnni => (lane * self.granule() + n) * self.element().size(),
+            Self::Portable | Self::Avx2 | Self::Vnni | Self::Smlal | Self::Smmla => {
+                (lane * self.granule() + n) * self.element().size()
+            }
+            // Fours of all outputs, then their second fours.
+            Self::Sdot => n / 4 * 4 * BLOCK + lane * 4 + n % 4,
+        }
+    }
+
+    /// Smallest and largest weight of one packed step.
+    pub(crate) const fn weight_limits(self) -> [i32; 2] {
+        match self {
+            Self::Portable | Self::Avx2 => [i16::MIN as i32 + 1, i16::MAX as i32],
+            Self::Vnni | Self::Sdot | Self::Smmla => [i8::MIN as i32, i8::MAX as i32],
+            Self::Smlal => [i8::MIN as i32 + 1, i8::MAX as i32],
         }
     }
 
@@ -172,8 +222,19 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
             Self::Vnni => unsafe { vnni::run(job) },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => portable::run(job),
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            #[allow(unsafe_code)]
+            Self::Smlal => unsafe { smlal::run(job) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            #[allow(unsafe_code)]
+            Self::Sdot => unsafe { sdot::run(job) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            #[allow(unsafe_code)]
+            Self::Smmla => unsafe { smmla::run(job) },
+            _ => unreachable!("a kernel of another architecture is not available"),
         }
     }
 
@@ -185,7 +246,7 @@ impl Kernel {
         let bytes = self.granule() * self.element().size();
         for (start, segment) in job.starts.iter().zip(job.segments) {
             let end = start + last * segment.step + segment.n_steps * bytes;
-            assert!(end <= job.image.len(), "a segment lies in the image");
+            assert!(segment.n_steps > 0 && end <= job.image.len(), "a segment lies in the image");
             assert!(segment.weights + segment.n_steps * self.step_bytes() <= job.weights.len(), "a segment has its weights");
         }
         assert!((1..=BLOCK).contains(&job.n_channels), "a block has 1 to {BLOCK} channels");
@@ -226,7 +287,7 @@ impl Element {
     pub(crate) const fn size(self) -> usize {
         match self {
             Self::I16 => 2,
-            Self::U8 => 1,
+            Self::U8 | Self::I8 => 1,
         }
     }
 
@@ -235,14 +296,7 @@ impl Element {
         match self {
             Self::I16 => 0,
             Self::U8 => i32::from(zero_point) + 128,
-        }
-    }
-
-    /// Smallest and largest weight of one packed step.
-    pub(crate) const fn weight_limits(self) -> [i32; 2] {
-        match self {
-            Self::I16 => [i16::MIN as i32 + 1, i16::MAX as i32],
-            Self::U8 => [i8::MIN as i32, i8::MAX as i32],
+            Self::I8 => i32::from(zero_point),
         }
     }
 
@@ -260,6 +314,11 @@ impl Element {
                     *to = x.cast_unsigned() ^ 0x80;
                 }
             }
+            Self::I8 => {
+                for (to, &x) in to.iter_mut().zip(from) {
+                    *to = x.cast_unsigned();
+                }
+            }
         }
     }
 
@@ -268,6 +327,7 @@ impl Element {
         match self {
             Self::I16 => to.fill(0),
             Self::U8 => to.fill(zero_point.cast_unsigned() ^ 0x80),
+            Self::I8 => to.fill(zero_point.cast_unsigned()),
         }
     }
 }
