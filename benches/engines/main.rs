@@ -123,7 +123,7 @@ fn compare(options: &Options) -> Result<String, Failure> {
     if let Some(path) = &options.json {
         fs::write(path, serde_json::to_string_pretty(&report::to_json(&rows, &layers, roof))?)?;
     }
-    let mut text = report::contenders(&rows);
+    let mut text = format!("{}\n{}", report::contenders(&rows), report::aims(&rows));
     if let Some(ours) = rows.iter().find(|row| row.name == "ours") {
         text.push('\n');
         text.push_str(&report::roofline(ours, &layers, roof));
