@@ -123,7 +123,8 @@ fn measure(options: &Options, mut run: impl FnMut() -> Result<(), Failure>) -> R
 // ---- engines ----
 
 fn ours(case: &Case, options: &Options) -> Result<Sample, Failure> {
-    let mut engine = TractEngine::new(&case.package, EngineOptions { threads: options.threads, clock: watched_clock })?;
+    let mut engine =
+        TractEngine::new(&case.package, EngineOptions { threads: options.threads, ..EngineOptions::new(watched_clock) })?;
     let n = options.warm + options.runs;
     LOOKS.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let (_, layers) = engine.bench(&case.package, n)?;

@@ -209,6 +209,22 @@ impl Kernel {
         }
     }
 
+    /// Runs nothing but the kernel's multiplications and additions, on registers, `rounds` times 12 vectors; gives how many products that were. The
+    /// caller's clock then tells what one core does at best. `None` where that loop is not written, or the processor lacks the instructions.
+    #[must_use]
+    pub fn multiply_in_registers(self, rounds: u64) -> Option<u64> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 if self.is_available() => {
+                // SAFETY: AVX2 is there.
+                #[allow(unsafe_code)]
+                let products = unsafe { avx2::in_registers(rounds) };
+                Some(products)
+            }
+            _ => None,
+        }
+    }
+
     /// Computes the row.
     pub(crate) fn run(self, job: RowJob<'_>) {
         self.check(&job);
