@@ -65,7 +65,7 @@ unsafe fn tile<M: Multiply>(job: &RowJob<'_>, position: usize) -> [__m256i; TILE
             let step = segment.step;
             // Four pointers, three positions each: an index register then gives every address without arithmetic.
             let first = job.image.as_ptr().add(start + position * step);
-            let mut at = [first, opaque(first.add(3 * step)), opaque(first.add(6 * step)), opaque(first.add(9 * step))];
+            let mut at = [first, first.add(opaque(3 * step)), first.add(opaque(6 * step)), first.add(opaque(9 * step))];
             let mut weights = job.weights.as_ptr().add(segment.weights);
             let end = weights.add(segment.n_steps * WEIGHT_STEP);
             while weights < end {
@@ -83,12 +83,13 @@ unsafe fn tile<M: Multiply>(job: &RowJob<'_>, position: usize) -> [__m256i; TILE
     }
 }
 
-/// The same pointer; the compiler does not know that it is, and so keeps it in a register instead of adding it up anew for each position.
+/// The same number; the compiler does not know that it is, and so keeps what follows from it in a register instead of adding it up anew for each
+/// position.
 #[inline(always)]
-fn opaque(mut at: *const u8) -> *const u8 {
+fn opaque(mut n: usize) -> usize {
     // SAFETY: the text is empty: nothing is run, and the register keeps its value.
-    unsafe { std::arch::asm!("/* {at} */", at = inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
-    at
+    unsafe { std::arch::asm!("/* {n} */", n = inout(reg) n, options(pure, nomem, nostack, preserves_flags)) };
+    n
 }
 
 /// Four bytes of the image in all lanes.
