@@ -56,16 +56,18 @@ pub(super) unsafe fn row<const PAIRS: usize, T: Tile<PAIRS>>(job: &mut RowJob<'_
     let mut position = 0;
     while position < job.n_positions {
         // SAFETY: as the caller promises; `position` is a multiple of `2 * PAIRS` below `n_positions`.
-        unsafe {
-            let sums = T::sums(job, position);
-            let output = &mut job.output[position * job.output_step..];
-            if job.n_positions - position < 2 * PAIRS || job.n_channels < BLOCK {
-                store_some(&requantise, &sums, output, job.output_step, job.n_positions - position, job.n_channels);
-            } else if job.output_step == BLOCK {
-                store_run(&requantise, &sums, output);
-            } else {
-                store_all(&requantise, &sums, output, job.output_step);
-            }
+        let bytes = unsafe { T::sums(job, position).map(|pair| requantise.bytes(pair)) };
+        let (output, step) = (&mut job.output[position * job.output_step..], job.output_step);
+        let n = job.n_positions - position;
+        let end = (2 * PAIRS - 1) * step + BLOCK;
+        // Where fewer channels follow each other without a gap, a store of 8 bytes may write beyond them: those bytes are yet to be written.
+        let eight = job.n_channels == BLOCK || (job.n_channels == step && end <= output.len());
+        if n < 2 * PAIRS || !eight {
+            store_some(&bytes, output, step, n, job.n_channels);
+        } else if step == BLOCK {
+            store_run(&bytes, output);
+        } else {
+            store_all(&bytes, &mut output[..end], step);
         }
         position += 2 * PAIRS;
     }
@@ -121,68 +123,38 @@ impl Requantise {
 }
 
 /// All positions of a tensor with 8 channels: one run of bytes.
-///
-/// # Safety
-/// The processor has NEON.
 #[inline(always)]
-unsafe fn store_run<const PAIRS: usize>(requantise: &Requantise, sums: &[Pair; PAIRS], output: &mut [i8]) {
+fn store_run<const PAIRS: usize>(bytes: &[int8x16_t; PAIRS], output: &mut [i8]) {
     let output = &mut output[..PAIRS * 2 * BLOCK];
-    for (n, pair) in sums.iter().enumerate() {
-        // SAFETY: NEON is there; the slice has been cut to 16 bytes for each pair.
-        unsafe { vst1q_s8(output.as_mut_ptr().add(n * 2 * BLOCK), requantise.bytes(*pair)) }
+    for (n, bytes) in bytes.iter().enumerate() {
+        // SAFETY: NEON is there: the bytes come from it; the slice has been cut to 16 bytes for each pair.
+        unsafe { vst1q_s8(output.as_mut_ptr().add(n * 2 * BLOCK), *bytes) }
     }
 }
 
-/// All positions, 8 channels at each.
-///
-/// # Safety
-/// The processor has NEON.
+/// All positions, 8 bytes at each, one after the other.
 #[inline(always)]
-unsafe fn store_all<const PAIRS: usize>(requantise: &Requantise, sums: &[Pair; PAIRS], output: &mut [i8], step: usize) {
-    let output = &mut output[..(2 * PAIRS - 1) * step + BLOCK];
-    let mut at = output.as_mut_ptr();
-    for (n, pair) in sums.iter().enumerate() {
-        // SAFETY: NEON is there; the slice has been cut so that it ends with the 8 bytes of the last position.
+fn store_all<const PAIRS: usize>(bytes: &[int8x16_t; PAIRS], output: &mut [i8], step: usize) {
+    assert!(output.len() >= (2 * PAIRS - 1) * step + BLOCK, "8 bytes at each position");
+    for (n, bytes) in bytes.iter().enumerate() {
+        // SAFETY: NEON is there: the bytes come from it; the last of the `2 * PAIRS` stores ends inside the slice, as asserted.
         unsafe {
-            let bytes = requantise.bytes(*pair);
-            vst1_s8(at, vget_low_s8(bytes));
-            vst1_s8(at.add(step), vget_high_s8(bytes));
-            if n + 1 < PAIRS {
-                at = at.add(2 * step);
-            }
+            let at = output.as_mut_ptr().add(2 * n * step);
+            vst1_s8(at, vget_low_s8(*bytes));
+            vst1_s8(at.add(step), vget_high_s8(*bytes));
         }
     }
 }
 
 /// At most `n` positions, as many channels as there are.
-///
-/// # Safety
-/// The processor has NEON.
 #[inline(always)]
-unsafe fn store_some<const PAIRS: usize>(
-    requantise: &Requantise,
-    sums: &[Pair; PAIRS],
-    output: &mut [i8],
-    step: usize,
-    n: usize,
-    n_channels: usize,
-) {
-    for (p, pair) in sums.iter().enumerate() {
-        let mut lanes = [[0_i8; BLOCK]; 2];
-        // SAFETY: NEON is there; the arrays are 16 bytes long.
-        unsafe { vst1q_s8(lanes.as_mut_ptr().cast(), requantise.bytes(*pair)) }
-        for (q, lanes) in lanes.iter().enumerate() {
-            let position = 2 * p + q;
-            if position >= n {
-                return;
-            }
-            let to = &mut output[position * step..];
-            // Where the next positions' bytes follow, they may be overwritten: they are yet to be written.
-            if step == n_channels && to.len() >= BLOCK {
-                to[..BLOCK].copy_from_slice(lanes);
-            } else {
-                to[..n_channels].copy_from_slice(&lanes[..n_channels]);
-            }
-        }
+fn store_some<const PAIRS: usize>(bytes: &[int8x16_t; PAIRS], output: &mut [i8], step: usize, n: usize, n_channels: usize) {
+    let mut lanes = [[[0_i8; BLOCK]; 2]; PAIRS];
+    for (lanes, bytes) in lanes.iter_mut().zip(bytes) {
+        // SAFETY: NEON is there: the bytes come from it; the two arrays are 16 bytes long.
+        unsafe { vst1q_s8(lanes.as_mut_ptr().cast(), *bytes) }
+    }
+    for (to, lanes) in output.chunks_mut(step).zip(lanes.as_flattened()).take(n) {
+        to[..n_channels].copy_from_slice(&lanes[..n_channels]);
     }
 }

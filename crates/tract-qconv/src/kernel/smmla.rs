@@ -6,7 +6,7 @@
 use std::arch::aarch64::{int32x4_t, vdupq_laneq_s64, vreinterpretq_s32_s64, vreinterpretq_s64_s32, vzip1q_s64, vzip2q_s64};
 
 use super::neon::{self, Pair, Tile};
-use super::{BLOCK, RowJob, TILE};
+use super::{BLOCK, RowJob, Segment, TILE};
 
 /// Positions in pairs.
 const PAIRS: usize = TILE / 2;
@@ -64,21 +64,24 @@ impl Tile<PAIRS> for Smmla {
             let blocks =
                 [vdupq_laneq_s64::<0>(low), vdupq_laneq_s64::<1>(low), vdupq_laneq_s64::<0>(high), vdupq_laneq_s64::<1>(high)];
             let mut sums = [blocks.map(|block| vreinterpretq_s32_s64(block)); PAIRS];
-            let mut step = 0;
-            let mut offsets = [0; TILE];
-            for (start, segment) in job.starts.iter().zip(job.segments) {
-                let at = job.image.as_ptr().add(start + position * segment.step);
-                let weights = job.weights.as_ptr().add(segment.weights);
-                if segment.step == DENSE {
-                    dense(&mut sums, at, weights, segment.n_steps);
-                    continue;
+            let (image, weights) = (job.image.as_ptr(), job.weights.as_ptr());
+            let mut segments = job.starts.iter().zip(job.segments).peekable();
+            // The segments of one source follow each other and have a step in common.
+            while let Some((_, Segment { step, .. })) = segments.peek() {
+                let step = *step;
+                let same = |(_, segment): &(&usize, &Segment)| segment.step == step;
+                if step == DENSE {
+                    while let Some((start, segment)) = segments.next_if(same) {
+                        let at = image.add(start + position * step);
+                        dense(&mut sums, at, weights.add(segment.weights), segment.n_steps);
+                    }
+                } else {
+                    let offsets = std::array::from_fn(|p| p * step);
+                    while let Some((start, segment)) = segments.next_if(same) {
+                        let at = image.add(start + position * step);
+                        strided(&mut sums, at, &offsets, weights.add(segment.weights), segment.n_steps);
+                    }
                 }
-                // Sources differ in their step; the segments of one follow each other.
-                if segment.step != step {
-                    step = segment.step;
-                    offsets = std::array::from_fn(|p| p * step);
-                }
-                strided(&mut sums, at, &offsets, weights, segment.n_steps);
             }
             sums.map(|[a, b, c, d]| {
                 let [[a_low, b_low], [a_high, b_high]] = [split(a, b), split(c, d)];
