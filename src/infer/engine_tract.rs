@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tract_onnx::prelude::*;
 use tract_qconv::Kernel;
-use tract_qconv::tract::{Rewrite, RewriteError, fuse, node_quantisation, replace_convolutions};
+use tract_qconv::tract::{Rewrite, RewriteError, fuse, node_quantisation, replace_convolutions, replace_sums};
 
 use crate::domain::{Findings, ModelSpec, PreparedStudy};
 
@@ -127,6 +127,7 @@ fn plan(package: &ModelPackage, control: &Arc<Control>) -> Result<Arc<TypedRunna
     check_quantisation(&model, &package.spec)?;
     let rewrite = Rewrite { kernel: control.kernel(), watch: control.clone() };
     replace_convolutions(&mut model, &rewrite).map_err(unsupported)?;
+    replace_sums(&mut model, &rewrite).map_err(unsupported)?;
     let model = model.into_decluttered().map_err(load)?;
     fuse(&model, &rewrite).map_err(unsupported)?.into_runnable().map_err(load)
 }

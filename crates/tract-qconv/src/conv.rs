@@ -3,12 +3,13 @@
 //! Work is cut into units of a few output depths times a band of rows, so narrow that the padded input of a unit stays in the second-level
 //! cache. Threads take units one after the other; which thread computes a unit changes nothing in it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::image::{Image, Tensor};
 use crate::kernel::{BLOCK, Kernel, RowJob};
 use crate::plan::Plan;
+use crate::residual::QAdd;
 use crate::spec::{ConvSpec, QConvError};
 
 /// Padded input of one unit, bytes: half of the second-level cache of the smallest processors in question (512 KiB: Cortex-A76, Zen).
@@ -24,6 +25,7 @@ pub struct QConv {
     spec: ConvSpec,
     kernel: Kernel,
     plan: Plan,
+    residual: Option<Arc<QAdd>>,
 }
 
 /// Some depths times some rows of the output.
@@ -53,7 +55,19 @@ impl QConv {
             return Err(QConvError::Unavailable);
         }
         let plan = Plan::new(&spec, weights, bias, kernel);
-        Ok(Self { spec, kernel, plan })
+        Ok(Self { spec, kernel, plan, residual: None })
+    }
+
+    /// The same with a tensor of the output's shape added to each row as soon as it is computed; `add` takes the convolution's bytes first.
+    #[must_use]
+    pub fn with_residual(self, add: Arc<QAdd>) -> Self {
+        Self { residual: Some(add), ..self }
+    }
+
+    /// Whether a tensor is added to the output.
+    #[must_use]
+    pub fn has_residual(&self) -> bool {
+        self.residual.is_some()
     }
 
     /// What it is.
@@ -69,12 +83,17 @@ impl QConv {
     }
 
     /// Convolves `inputs`, one for each source (`[k, j, i, channels]`), whose common shape after up-sampling is `shape`, on at most `threads`
-    /// threads; fills `output` (`[k, j, i, n_out]`).
+    /// threads; fills `output` (`[k, j, i, n_out]`). With a residual, `inputs` ends with a tensor of the output's shape.
     ///
     /// # Errors
     /// [`QConvError::Shape`] when a length does not fit its shape or the shape the kernel.
     pub fn run(&self, inputs: &[&[i8]], shape: [usize; 3], output: &mut [i8], threads: usize) -> Result<(), QConvError> {
         let [n_k, n_j, n_i] = self.spec.output_shape(shape).ok_or(QConvError::Shape)?;
+        let (inputs, residual) = match (&self.residual, inputs) {
+            (Some(add), [inputs @ .., tensor]) if tensor.len() == output.len() => (inputs, Some((add.as_ref(), *tensor))),
+            (Some(_), _) => return Err(QConvError::Shape),
+            (None, inputs) => (inputs, None),
+        };
         let mut tensors = Vec::with_capacity(inputs.len());
         for (n, (data, source)) in inputs.iter().zip(&self.spec.sources).enumerate() {
             let shape = self.spec.source_shape(n, shape).ok_or(QConvError::Shape)?;
@@ -84,7 +103,7 @@ impl QConv {
             tensors.push(Tensor { data, shape, n_channels: source.channels });
         }
         let row_len = n_i * self.spec.n_out;
-        if tensors.len() != self.spec.sources.len() || output.len() != n_k * n_j * row_len {
+        if inputs.len() != self.spec.sources.len() || output.len() != n_k * n_j * row_len {
             return Err(QConvError::Shape);
         }
         let rows = (IMAGE_BYTES / Image::bytes_per_row(&self.plan, &tensors, self.kernel.element())).max(4).min(n_j);
@@ -100,7 +119,7 @@ impl QConv {
             loop {
                 let unit = units.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(unit) = unit else { break };
-                self.run_unit(&tensors, &mut image, n_i, unit);
+                self.run_unit(&tensors, &mut image, [n_j, n_i], residual, unit);
             }
         };
         thread::scope(|scope| {
@@ -112,7 +131,14 @@ impl QConv {
         Ok(())
     }
 
-    fn run_unit(&self, tensors: &[Tensor<'_>], image: &mut Image, n_i: usize, unit: Unit<'_>) {
+    fn run_unit(
+        &self,
+        tensors: &[Tensor<'_>],
+        image: &mut Image,
+        [n_j, n_i]: [usize; 2],
+        residual: Option<(&QAdd, &[i8])>,
+        unit: Unit<'_>,
+    ) {
         let [fold_k, fold_j, fold_i] = self.plan.fold;
         let mut starts = Vec::new();
         image.begin_band(&self.plan, unit.first_j / fold_j);
@@ -141,6 +167,9 @@ impl QConv {
                             output_step: fold_i * self.spec.n_out,
                         });
                     }
+                }
+                if let Some((add, tensor)) = residual {
+                    add.add(row, &tensor[(k * n_j + j) * row.len()..]);
                 }
             }
         }

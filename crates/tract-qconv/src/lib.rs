@@ -10,6 +10,7 @@
 //! | `plan` | weights -> segments of taps and their weights in the order in which a kernel reads them |
 //! | `image` | channels-last tensors -> padded rows in the kernel's number format |
 //! | `conv` | specification, plan, tensors -> a tensor, on some threads |
+//! | `residual` | two int8 tensors -> their sum |
 //! | `kernel` | one row of padded input, segments, weights -> one row of output; one file for each kind of processor |
 //! | `tract` | a tract graph -> the same graph with these operators |
 
@@ -22,10 +23,12 @@ mod conv;
 mod image;
 mod kernel;
 mod plan;
+mod residual;
 mod spec;
 #[cfg(feature = "tract")]
 pub mod tract;
 
 pub use conv::QConv;
 pub use kernel::Kernel;
+pub use residual::QAdd;
 pub use spec::{ConvSpec, QConvError, Quantisation, Source};

@@ -1,7 +1,9 @@
 //! Every kernel gives the bytes that the definition of `QLinearConv` over concatenated, up-sampled tensors gives.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
-use tract_qconv::{ConvSpec, Kernel, QConv, QConvError, Quantisation, Source};
+use tract_qconv::{ConvSpec, Kernel, QAdd, QConv, QConvError, Quantisation, Source};
 
 /// A convolution with its numbers.
 #[derive(Clone, Debug)]
@@ -191,4 +193,30 @@ fn a_convolution_outside_the_bounds_is_refused() {
     assert_eq!(run(&[], [0, 4, 4], 0), Err(QConvError::Shape));
     assert_eq!(conv.run(&[], [2, 2, 2], &mut [0; 8], 1), Err(QConvError::Shape));
     assert_eq!(run(&[0; 8], [2, 2, 2], 8), Ok(()));
+}
+
+#[test]
+fn a_residual_is_added_to_every_byte_as_the_definition_says_and_its_shape_is_checked() {
+    let (q, r) = (Quantisation { scale: 0.03, zero_point: -128 }, Quantisation { scale: 0.11, zero_point: 7 });
+    let add = Arc::new(QAdd::new(q, r, Quantisation { scale: 0.2, zero_point: -3 }));
+    for a in i8::MIN..=i8::MAX {
+        for b in i8::MIN..=i8::MAX {
+            let real = (f32::from(a) + 128.0) * 0.03 + (f32::from(b) - 7.0) * 0.11;
+            let mut sum = [a];
+            add.add(&mut sum, &[b]);
+            assert_eq!(f32::from(sum[0]), ((real / 0.2).round_ties_even() - 3.0).clamp(-128.0, 127.0), "{a} + {b}");
+        }
+    }
+    let shape = [21, 9, 13];
+    let n = shape.iter().product::<usize>();
+    let case = Case { spec: plain(8, 8), shape, weights: pattern(8 * 8 * 27), bias: vec![3; 8], inputs: vec![pattern(8 * n)] };
+    let residual: Vec<i8> = pattern(8 * n).into_iter().rev().collect();
+    let mut expected = run(&case, Kernel::Portable, 1);
+    add.add(&mut expected, &residual);
+    let conv = QConv::try_new(case.spec.clone(), &case.weights, &case.bias).expect("fits").with_residual(add);
+    let mut output = vec![0; 8 * n];
+    conv.run(&[&case.inputs[0], &residual], shape, &mut output, 3).expect("fits");
+    assert_eq!(output, expected);
+    assert_eq!(conv.run(&[&case.inputs[0]], shape, &mut output, 1), Err(QConvError::Shape));
+    assert_eq!(conv.run(&[&case.inputs[0], &residual[1..]], shape, &mut output, 1), Err(QConvError::Shape));
 }

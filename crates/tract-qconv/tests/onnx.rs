@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tract_onnx::prelude::*;
 use tract_qconv::Kernel;
-use tract_qconv::tract::{FusedConv, Rewrite, Unwatched, Watch, fuse, replace_convolutions};
+use tract_qconv::tract::{FusedConv, Rewrite, Unwatched, Watch, fuse, replace_convolutions, replace_sums};
 
 fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
@@ -24,7 +24,9 @@ fn typed(name: &str) -> TypedModel {
 /// The graph after the first step, and after the second.
 fn rewritten(name: &str, rewrite: &Rewrite) -> (TypedModel, TypedModel) {
     let mut planar = typed(name);
-    assert_eq!(replace_convolutions(&mut planar, rewrite).expect("all convolutions are known"), 5);
+    let n_convolutions = if name == "residual" { 4 } else { 5 };
+    assert_eq!(replace_convolutions(&mut planar, rewrite).expect("all convolutions are known"), n_convolutions);
+    assert_eq!(replace_sums(&mut planar, rewrite).expect("all sums are known"), if name == "residual" { 2 } else { 0 });
     let planar = planar.into_decluttered().expect("declutters");
     let fused = fuse(&planar, rewrite).expect("fuses");
     (planar, fused)
@@ -38,8 +40,8 @@ fn run(model: TypedModel, input: &[i8]) -> TractResult<Vec<i8>> {
 }
 
 #[test]
-fn networks_in_two_and_three_dimensions_answer_as_onnx_runtime_to_the_last_bit_on_every_kernel() {
-    for name in ["flat", "solid"] {
+fn networks_of_two_and_three_dimensions_and_with_sums_answer_as_onnx_runtime_to_the_last_bit_on_every_kernel() {
+    for name in ["flat", "solid", "residual"] {
         let (input, expected) = (bytes(&format!("{name}.input.i8")), bytes(&format!("{name}.output.i8")));
         for &kernel in Kernel::ALL.iter().filter(|kernel| kernel.is_available()) {
             let (planar, fused) = rewritten(name, &Rewrite { kernel, watch: Arc::new(Unwatched) });
@@ -57,6 +59,16 @@ fn a_fused_graph_holds_nothing_but_convolutions_between_two_changes_of_layout() 
     let sources: Vec<_> =
         fused.nodes.iter().filter_map(|node| Some(node.op_as::<FusedConv>()?.conv().spec().sources.len())).collect();
     assert_eq!(sources, [1, 1, 1, 2, 1], "the up-sampled tensor and the skip are read where they lie");
+}
+
+#[test]
+fn a_sum_is_taken_in_by_the_convolution_before_it_when_nothing_else_needs_that() {
+    let (_, fused) = rewritten("residual", &Rewrite { kernel: Kernel::detect(), watch: Arc::new(Unwatched) });
+    let names: Vec<_> = fused.nodes.iter().map(|node| node.op.name().to_string()).collect();
+    assert_eq!(names.iter().filter(|name| *name == "QConv").count(), 4);
+    assert_eq!(names.iter().filter(|name| *name == "QAdd").count(), 1, "{names:?}");
+    let taken_in = fused.nodes.iter().filter(|node| node.op_as::<FusedConv>().is_some_and(|op| op.conv().has_residual()));
+    assert_eq!(taken_in.map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n_c"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The second step of the rewrite: a graph of [`PlanarConv`], nearest up-sampling and concatenation -> a channels-last graph of [`FusedConv`].
+//! The second step of the rewrite: a graph of [`PlanarConv`], [`Sum`], nearest up-sampling and concatenation -> a channels-last graph of [`FusedConv`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tract_core::ops::array::TypedConcat;
 use tract_core::ops::nn::resize::NearestUpsample;
 use tract_core::ops::source::TypedSource;
 
-use super::{ChannelsFirst, ChannelsLast, FusedConv, PlanarConv, Rewrite, RewriteError};
+use super::{ChannelsFirst, ChannelsLast, FusedConv, PlanarConv, Rewrite, RewriteError, Sum};
 use crate::{ConvSpec, QConv, Source};
 
 /// A channels-last tensor of the new graph, as a convolution is to read it.
@@ -27,6 +27,8 @@ pub fn fuse(model: &TypedModel, rewrite: &Rewrite) -> Result<TypedModel, Rewrite
     let mut fused = TypedModel::default();
     // What stands in the new graph for each outlet of the old one.
     let mut parts = BTreeMap::<usize, Vec<Part>>::new();
+    // Convolutions that are to take in a sum, with their inputs.
+    let mut waiting = BTreeMap::<usize, Vec<Part>>::new();
     let order = model.eval_order().map_err(|error| RewriteError::new("graph", error))?;
     for id in order {
         let node = model.node(id);
@@ -35,7 +37,24 @@ pub fn fuse(model: &TypedModel, rewrite: &Rewrite) -> Result<TypedModel, Rewrite
             vec![source(&mut fused, node, rewrite).map_err(refuse)?]
         } else if let Some(conv) = node.op_as::<PlanarConv>() {
             let input = parts.get(&node.inputs[0].node).cloned().unwrap_or_default();
-            vec![convolution(&mut fused, node, conv, &input, rewrite).map_err(refuse)?]
+            if waits_for_sum(model, node) {
+                // Wired with the sum, unless that finds that it cannot.
+                waiting.insert(id, input);
+                continue;
+            }
+            vec![convolution(&mut fused, node, conv, &input, None, rewrite).map_err(refuse)?]
+        } else if let Some(op) = node.op_as::<Sum>() {
+            let [a, b] = [0, 1].map(|n| node.inputs[n].node);
+            let held = waiting.remove(&a);
+            let other = whole(parts.get(&b)).map_err(refuse)?;
+            if let Some(input) = held {
+                let conv = model.node(a).op_as::<PlanarConv>().context("is none").map_err(refuse)?;
+                vec![convolution(&mut fused, model.node(a), conv, &input, Some((op, other)), rewrite).map_err(refuse)?]
+            } else {
+                let part = whole(parts.get(&a)).map_err(refuse)?;
+                let outlets = fused.wire_node(&node.name, op.clone(), &[part.outlet, other.outlet]).map_err(refuse)?;
+                vec![Part { outlet: outlets[0], source: part.source }]
+            }
         } else if let Some(op) = node.op_as::<NearestUpsample>() {
             let input = parts.get(&node.inputs[0].node).cloned().unwrap_or_default();
             upsampled(&op.scales, input).map_err(refuse)?
@@ -72,6 +91,21 @@ fn source(fused: &mut TypedModel, node: &TypedNode, rewrite: &Rewrite) -> TractR
     Ok(Part { outlet: outlets[0], source: Source { channels, repeat: [1; 3] } })
 }
 
+/// Whether a convolution's output goes into the first operand of one sum and nowhere else.
+fn waits_for_sum(model: &TypedModel, node: &TypedNode) -> bool {
+    let [only] = node.outputs[0].successors.as_slice() else { return false };
+    let is_output = model.outputs.contains(&OutletId::new(node.id, 0));
+    !is_output && only.slot == 0 && model.node(only.node).op_is::<Sum>()
+}
+
+/// The one tensor, not up-sampled, that an operand of a sum must be.
+fn whole(parts: Option<&Vec<Part>>) -> TractResult<Part> {
+    match parts.map(Vec::as_slice) {
+        Some([part]) if part.source.repeat == [1; 3] => Ok(part.clone()),
+        _ => bail!("adds a tensor that is concatenated or up-sampled; only what a convolution reads can be"),
+    }
+}
+
 fn upsampled(scales: &[usize], input: Vec<Part>) -> TractResult<Vec<Part>> {
     let factors = match *scales {
         [1, 1, j, i] => [1, j, i],
@@ -87,13 +121,18 @@ fn convolution(
     node: &TypedNode,
     op: &PlanarConv,
     input: &[Part],
+    sum: Option<(&Sum, Part)>,
     rewrite: &Rewrite,
 ) -> TractResult<Part> {
     let layer = op.layer();
     let spec = ConvSpec { sources: input.iter().map(|part| part.source).collect(), ..layer.spec.clone() };
-    let conv = QConv::for_kernel(spec, &layer.weights, &layer.bias, rewrite.kernel)?;
+    let mut conv = QConv::for_kernel(spec, &layer.weights, &layer.bias, rewrite.kernel)?;
+    let mut outlets: Vec<OutletId> = input.iter().map(|part| part.outlet).collect();
+    if let Some((sum, other)) = sum {
+        conv = conv.with_residual(sum.add().clone());
+        outlets.push(other.outlet);
+    }
     let source = Source { channels: layer.spec.n_out, repeat: [1; 3] };
     let op = FusedConv::new(&node.name, Arc::new(conv), layer.is_flat, rewrite.watch.clone());
-    let outlets: Vec<OutletId> = input.iter().map(|part| part.outlet).collect();
     Ok(Part { outlet: fused.wire_node(&node.name, op, &outlets)?[0], source })
 }

@@ -1,16 +1,18 @@
-//! A typed tract graph of quantised convolutions, nearest up-samplings and concatenations -> the same graph in this crate's operators.
+//! A typed tract graph of quantised convolutions, nearest up-samplings, concatenations and sums -> the same graph in this crate's operators.
 //!
 //! The rewrite has two steps, so that each layer can be looked at by itself:
 //!
-//! 1. [`replace_convolutions`], on the graph as `into_typed` gives it: each quantised `Conv` becomes a [`PlanarConv`] with the same inputs and
-//!    outputs, channels first. Such a graph still runs, and every tensor in it is one of the ONNX file.
+//! 1. [`replace_convolutions`] and [`replace_sums`], on the graph as `into_typed` gives it: each quantised `Conv` becomes a [`PlanarConv`], and each
+//!    `QuantizeLinear` of an `Add` of two `DequantizeLinear` a [`Sum`], with the same inputs and outputs, channels first. Such a graph still
+//!    runs, and every tensor in it is one of the ONNX file.
 //! 2. [`fuse`], after `into_decluttered`: a new graph in which tensors are channels-last, from one conversion at the input to one at the output. A
-//!    convolution takes in the up-samplings and concatenations in front of it. An operator that is none of these is refused by name: nothing
+//!    convolution takes in the up-samplings and concatenations in front of it, and a sum behind it that nothing else than the sum needs it for. An operator that is none of these is refused by name: nothing
 //!    runs in floating point, or slowly, without a word.
 
 mod fuse;
 mod ops;
 mod read;
+mod sum;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 pub use fuse::fuse;
 pub use ops::{ChannelsFirst, ChannelsLast, FusedConv, PlanarConv};
 pub use read::{node_quantisation, replace_convolutions};
+pub use sum::{Sum, replace_sums};
 
 /// Told of each operator before and after it runs.
 pub trait Watch: Debug + Send + Sync {

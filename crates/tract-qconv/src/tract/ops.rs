@@ -12,19 +12,19 @@ use super::read::Layer;
 use crate::QConv;
 
 /// What each operator holds. Two are equal only when they are the same object.
-struct Own<T> {
+pub(super) struct Own<T> {
     name: String,
     watch: Arc<dyn Watch>,
-    inner: Arc<T>,
+    pub(super) inner: Arc<T>,
 }
 
 impl<T> Own<T> {
-    fn new(name: &str, watch: Arc<dyn Watch>, inner: Arc<T>) -> Self {
+    pub(super) fn new(name: &str, watch: Arc<dyn Watch>, inner: Arc<T>) -> Self {
         Self { name: name.to_owned(), watch, inner }
     }
 
     /// Runs the operator, unless the watch says no.
-    fn step<R>(&self, run: impl FnOnce() -> TractResult<R>) -> TractResult<R> {
+    pub(super) fn step<R>(&self, run: impl FnOnce() -> TractResult<R>) -> TractResult<R> {
         ensure!(self.watch.begin(&self.name), "stopped before {}", self.name);
         let result = run();
         self.watch.end(&self.name);
@@ -149,7 +149,7 @@ fn joined_first([k, j, i]: [usize; 3], channels: usize, is_flat: bool) -> TVec<u
     if is_flat { tvec![1, channels, j, i] } else { tvec![1, channels, k, j, i] }
 }
 
-fn fixed(fact: &TypedFact) -> TractResult<&[usize]> {
+pub(super) fn fixed(fact: &TypedFact) -> TractResult<&[usize]> {
     ensure!(fact.datum_type == i8::datum_type(), "the input is {:?}, not int8", fact.datum_type);
     fact.shape.as_concrete().context("the input has no fixed shape")
 }
@@ -184,7 +184,7 @@ fn to_first(from: &[i8], to: &mut [i8], channels: usize) {
 }
 
 /// A new tensor of this shape that `fill` has written.
-fn filled(shape: &[usize], fill: impl FnOnce(&mut [i8]) -> TractResult<()>) -> TractResult<TVec<TValue>> {
+pub(super) fn filled(shape: &[usize], fill: impl FnOnce(&mut [i8]) -> TractResult<()>) -> TractResult<TVec<TValue>> {
     let mut tensor = Tensor::zero::<i8>(shape)?;
     fill(tensor.try_as_plain_ram_mut()?.as_slice_mut::<i8>()?)?;
     Ok(tvec!(tensor.into_tvalue()))
@@ -260,15 +260,20 @@ impl EvalOp for FusedConv {
 impl TypedOp for FusedConv {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let spec = self.conv().spec();
-        ensure!(inputs.len() == spec.sources.len(), "{} inputs for {} sources", inputs.len(), spec.sources.len());
+        let n_inputs = spec.sources.len() + usize::from(self.conv().has_residual());
+        ensure!(inputs.len() == n_inputs, "{} inputs instead of {n_inputs}", inputs.len());
         let shape = self.shape(fixed(inputs[0])?)?;
-        for (n, input) in inputs.iter().enumerate() {
+        for (n, input) in inputs[..spec.sources.len()].iter().enumerate() {
             let (found, channels) = split_last(fixed(input)?)?;
             let fits = spec.source_shape(n, shape) == Some(found) && channels == spec.sources[n].channels;
             ensure!(fits, "source {n} is {found:?} with {channels} channels, and {shape:?} is wanted");
         }
         let out = spec.output_shape(shape).context("the input is smaller than the kernel")?;
-        Ok(tvec!(i8::fact(joined_last(out, spec.n_out, self.is_flat))))
+        let out = joined_last(out, spec.n_out, self.is_flat);
+        for residual in &inputs[spec.sources.len()..] {
+            ensure!(fixed(residual)? == out.as_slice(), "a tensor of {residual:?} is added to one of {out:?}");
+        }
+        Ok(tvec!(i8::fact(out)))
     }
 
     as_op!();

@@ -54,6 +54,14 @@ class Net:
         self.nodes.append(helper.make_node("Concat", list(xs), [name], name=f"n_{name}", axis=1))
         return name
 
+    def add(self, name, a, b, y_scale=0.05):
+        q = [self.const(f"{name}.s", np.float32(0.05)), self.const(f"{name}.z", np.int8(-20))]
+        self.nodes += [helper.make_node("DequantizeLinear", [x, *q], [f"{name}.{n}"]) for n, x in enumerate([a, b])]
+        self.nodes.append(helper.make_node("Add", [f"{name}.0", f"{name}.1"], [f"{name}.sum"]))
+        y = [self.const(f"{name}.ys", np.float32(y_scale)), self.const(f"{name}.yz", np.int8(-20))]
+        self.nodes.append(helper.make_node("QuantizeLinear", [f"{name}.sum", *y], [name], name=f"n_{name}"))
+        return name
+
     def write(self, name, n_out):
         out = [1, n_out, *self.shape[2:]]
         graph = helper.make_graph(
@@ -82,3 +90,10 @@ def unet(shape, per_channel):
 
 unet([1, 3, 18, 26], True).write("flat", 5)
 unet([1, 3, 6, 10, 14], False).write("solid", 5)
+
+net = Net([1, 2, 5, 11, 13])
+a = net.conv("a", "x", 2, 8)
+b = net.add("b", net.conv("c", a, 8, 8), a)  # taken in by its convolution
+d = net.add("d", a, b, y_scale=0.07)  # both are needed elsewhere, too
+net.conv("y", net.concat("e", d, net.conv("f", b, 8, 8)), 16, 3)
+net.write("residual", 3)
