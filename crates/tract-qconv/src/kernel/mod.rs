@@ -212,6 +212,7 @@ impl Kernel {
     /// Runs nothing but the kernel's multiplications and additions, on registers, `rounds` times 12 vectors; gives how many products that were. The
     /// caller's clock then tells what one core does at best. `None` where that loop is not written, or the processor lacks the instructions.
     #[must_use]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))] // no such loop is written for other architectures
     pub fn multiply_in_registers(self, rounds: u64) -> Option<u64> {
         match self {
             #[cfg(target_arch = "x86_64")]

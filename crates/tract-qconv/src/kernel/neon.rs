@@ -8,7 +8,7 @@ use std::arch::aarch64::{
     vqaddq_s16, vqmovn_high_s16, vqmovn_high_s32, vqmovn_s16, vqmovn_s32, vst1_s8, vst1q_s8,
 };
 
-use super::{BLOCK, RowJob, Scaling};
+use super::{BLOCK, RowJob, Scaling, copy_lanes};
 
 /// Sums of two positions and 8 output channels: the first position's channels 0 to 3 and 4 to 7, then the second's.
 pub(super) type Pair = [int32x4_t; 4];
@@ -155,6 +155,6 @@ fn store_some<const PAIRS: usize>(bytes: &[int8x16_t; PAIRS], output: &mut [i8],
         unsafe { vst1q_s8(lanes.as_mut_ptr().cast(), *bytes) }
     }
     for (to, lanes) in output.chunks_mut(step).zip(lanes.as_flattened()).take(n) {
-        to[..n_channels].copy_from_slice(&lanes[..n_channels]);
+        copy_lanes(lanes, to, n_channels);
     }
 }
