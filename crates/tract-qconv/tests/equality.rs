@@ -138,7 +138,8 @@ proptest! {
     fn every_kernel_gives_the_bytes_of_the_definition(case in case()) {
         let expected = definition(&case);
         for kernel in available() {
-            prop_assert_eq!(&run(&case, kernel, 1), &expected, "{}", kernel);
+            // Not `assert_eq`: it would print thousands of bytes.
+            prop_assert!(run(&case, kernel, 1) == expected, "{}", kernel);
         }
     }
 }

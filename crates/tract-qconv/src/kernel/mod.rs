@@ -4,6 +4,7 @@
 //! | Kernel | Input and weights | One instruction | Where |
 //! | --- | --- | --- | --- |
 //! | `portable` | i16 | - | everywhere; what the others are compared with |
+//! | `portable-bytes` | u8, i8 | - | everywhere; what `vnni` computes, for tests on processors without it |
 //! | `avx2` | i16 | `vpmaddwd`: 2 products for each of 8 outputs | x86-64-v3 |
 //! | `vnni` | u8, i8 | `vpdpbusd`: 4 products for each of 8 outputs | AVX-VNNI or AVX-512 VNNI |
 //! | `smlal` | i8 | `smlal`: 8 products in i16 for one output | NEON: every ARMv8 |
@@ -42,6 +43,8 @@ pub(crate) const TILE: usize = 12;
 /// Which instructions do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
+    /// Plain Rust, in the number format of [`Self::Vnni`]: for tests on processors without it.
+    PortableBytes,
     /// Plain Rust.
     Portable,
     /// AVX2.
@@ -110,6 +113,7 @@ pub(crate) struct RowJob<'a> {
 impl Kernel {
     /// All that this architecture knows, the slowest first.
     pub const ALL: &'static [Self] = &[
+        Self::PortableBytes,
         Self::Portable,
         #[cfg(target_arch = "x86_64")]
         Self::Avx2,
@@ -139,6 +143,7 @@ impl Kernel {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::PortableBytes => "portable-bytes",
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Vnni => "vnni",
@@ -152,7 +157,7 @@ impl Kernel {
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
-            Self::Portable => true,
+            Self::PortableBytes | Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
@@ -170,7 +175,7 @@ impl Kernel {
     pub(crate) const fn element(self) -> Element {
         match self {
             Self::Portable | Self::Avx2 => Element::I16,
-            Self::Vnni => Element::U8,
+            Self::PortableBytes | Self::Vnni => Element::U8,
             Self::Smlal | Self::Sdot | Self::Smmla => Element::I8,
         }
     }
@@ -179,7 +184,7 @@ impl Kernel {
     pub(crate) const fn granule(self) -> usize {
         match self {
             Self::Portable | Self::Avx2 => 2,
-            Self::Vnni => 4,
+            Self::PortableBytes | Self::Vnni => 4,
             Self::Smlal | Self::Sdot | Self::Smmla => 8,
         }
     }
@@ -192,7 +197,7 @@ impl Kernel {
     /// Byte of a step at which the weight of output `lane` and number `n` of the granule stands.
     pub(crate) const fn weight_slot(self, lane: usize, n: usize) -> usize {
         match self {
-            Self::Portable | Self::Avx2 | Self::Vnni | Self::Smlal | Self::Smmla => {
+            Self::PortableBytes | Self::Portable | Self::Avx2 | Self::Vnni | Self::Smlal | Self::Smmla => {
                 (lane * self.granule() + n) * self.element().size()
             }
             // Fours of all outputs, then their second fours.
@@ -204,7 +209,7 @@ impl Kernel {
     pub(crate) const fn weight_limits(self) -> [i32; 2] {
         match self {
             Self::Portable | Self::Avx2 => [i16::MIN as i32 + 1, i16::MAX as i32],
-            Self::Vnni | Self::Sdot | Self::Smmla => [i8::MIN as i32, i8::MAX as i32],
+            Self::PortableBytes | Self::Vnni | Self::Sdot | Self::Smmla => [i8::MIN as i32, i8::MAX as i32],
             Self::Smlal => [i8::MIN as i32 + 1, i8::MAX as i32],
         }
     }
@@ -230,7 +235,8 @@ impl Kernel {
     pub(crate) fn run(self, job: RowJob<'_>) {
         self.check(&job);
         match self {
-            Self::Portable => portable::run(job),
+            Self::PortableBytes => portable::run::<4>(job, portable::fours),
+            Self::Portable => portable::run::<2>(job, portable::pair),
             // SAFETY: a `QConv` is only made for a kernel that `is_available`, and `check` has tested the bounds that the kernels rely on.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]

@@ -40,7 +40,7 @@ pub(super) unsafe fn row<M: Multiply>(job: &mut RowJob<'_>) {
         unsafe {
             let sums = tile::<M>(job, position);
             let output = &mut job.output[position * job.output_step..];
-            if job.output_step == BLOCK && n == TILE {
+            if job.output_step == BLOCK && job.n_channels == BLOCK && n == TILE {
                 store_all(&sums, job.scaling, output);
             } else {
                 store(&sums, job.scaling, output, job.output_step, n, job.n_channels);
