@@ -38,6 +38,19 @@ impl TractEngine {
         Ok(Self { plan, spec: package.spec.clone(), control })
     }
 
+    /// Loads the network on the best kernel, from the options' one downwards, that reproduces every golden case; gives what was wrong with each
+    /// kernel that does not. A processor or an emulator whose rarer instructions are faulty then costs speed and not the service.
+    ///
+    /// # Errors
+    /// As [`Self::new`] and [`Self::self_test`], the latter when no kernel passes: what the first one got wrong.
+    pub fn verified(package: &ModelPackage, options: EngineOptions) -> Result<(Self, Vec<(Kernel, EngineError)>), EngineError> {
+        let available = Kernel::ALL.iter().rev().copied().filter(|kernel| kernel.is_available());
+        first_that_passes(available.skip_while(|kernel| *kernel != options.kernel), |kernel| {
+            let mut engine = Self::new(package, EngineOptions { kernel, ..options })?;
+            engine.self_test(package).map(|()| engine)
+        })
+    }
+
     /// The kernel that its convolutions run on.
     #[must_use]
     pub fn kernel(&self) -> Kernel {
@@ -114,6 +127,23 @@ impl Engine for TractEngine {
     }
 }
 
+/// The first kernel with which `attempt` passes, and those whose golden outputs were wrong before it. Any other error ends the search.
+fn first_that_passes<T>(
+    kernels: impl IntoIterator<Item = Kernel>,
+    attempt: impl Fn(Kernel) -> Result<T, EngineError>,
+) -> Result<(T, Vec<(Kernel, EngineError)>), EngineError> {
+    let mut refused = Vec::new();
+    for kernel in kernels {
+        match attempt(kernel) {
+            Ok(found) => return Ok((found, refused)),
+            Err(error @ EngineError::Golden { .. }) => refused.push((kernel, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let none = || EngineError::Unsupported("this processor does not have the kernel that was asked for".to_owned());
+    Err(refused.into_iter().next().map_or_else(none, |(_, error)| error))
+}
+
 // ---- from the file to the plan ----
 
 fn plan(package: &ModelPackage, control: &Arc<Control>) -> Result<Arc<TypedRunnableModel>, EngineError> {
@@ -169,4 +199,26 @@ fn check_quantisation(model: &TypedModel, spec: &ModelSpec) -> Result<(), Engine
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong() -> EngineError {
+        EngineError::Golden { name: "case1".to_owned(), problem: "3 of 9 values differ".to_owned() }
+    }
+
+    #[test]
+    fn a_kernel_that_gets_the_golden_outputs_wrong_is_passed_over_and_named() {
+        let kernels = [Kernel::Vnni, Kernel::Avx2, Kernel::Portable];
+        let attempt = |kernel| if kernel == Kernel::Vnni { Err(wrong()) } else { Ok(kernel) };
+        assert_eq!(first_that_passes(kernels, attempt), Ok((Kernel::Avx2, vec![(Kernel::Vnni, wrong())])));
+        let none = first_that_passes::<()>(kernels, |_| Err(wrong()));
+        assert_eq!(none, Err(wrong()), "no kernel is right: the package or the program is wrong");
+        let stuck = EngineError::Failed("the network gave no output".to_owned());
+        let broken = first_that_passes::<()>(kernels, |_| Err(stuck.clone()));
+        assert_eq!(broken, Err(stuck), "what no other kernel can mend is not tried again");
+        assert!(first_that_passes(Vec::new(), Ok).is_err());
+    }
 }

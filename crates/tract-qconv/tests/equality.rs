@@ -132,7 +132,7 @@ fn available() -> impl Iterator<Item = Kernel> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(400)))]
 
     #[test]
     fn every_kernel_gives_the_bytes_of_the_definition(case in case()) {
