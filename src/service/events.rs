@@ -1,6 +1,7 @@
 //! What the service itself reports to the journal: failures between the rooms. Variant in -> name, level, sentence.
 
 use crate::assemble::AssembleNote;
+use crate::infer::NpuEvent;
 use crate::journal::{Event, Level};
 
 /// A failure that the conductor saw.
@@ -116,5 +117,64 @@ impl Event for AssembleReport {
 
     fn text(&self) -> String {
         self.0.to_string()
+    }
+}
+
+/// What happens to the NPU and its worker.
+#[derive(Clone, Debug)]
+pub enum NpuReport {
+    /// Its standing changed.
+    Happened(NpuEvent),
+    /// The worker, or a library in it, printed a line.
+    Printed {
+        /// The line, bounded.
+        line: String,
+    },
+}
+
+impl Event for NpuReport {
+    fn room(&self) -> &'static str {
+        "npu"
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Happened(NpuEvent::Admitted { again: false, .. }) => "NpuAdmitted",
+            Self::Happened(NpuEvent::Admitted { again: true, .. }) => "NpuReadmitted",
+            Self::Happened(NpuEvent::Refused { .. }) => "NpuRefused",
+            Self::Happened(NpuEvent::Benched { .. }) => "NpuBenched",
+            Self::Printed { .. } => "NpuWorkerPrinted",
+        }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::Happened(NpuEvent::Admitted { .. }) | Self::Printed { .. } => Level::Info,
+            Self::Happened(NpuEvent::Refused { .. } | NpuEvent::Benched { .. }) => Level::Warn,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Happened(NpuEvent::Admitted { ready, cases, .. }) => {
+                let steps = cases.iter().map(|case| case.difference.steps_max).max().unwrap_or_default();
+                let slowest_ms = cases.iter().map(|case| case.took.as_millis()).max().unwrap_or_default();
+                format!(
+                    "{} on {} (ONNX Runtime {}) passed {} golden cases with the same verdicts, at most {steps} int8 steps away, \
+                     {slowest_ms} ms at most, and serves",
+                    ready.engine(),
+                    ready.device,
+                    ready.runtime,
+                    cases.len(),
+                )
+            }
+            Self::Happened(NpuEvent::Refused { cause, bench_s }) => {
+                format!("the NPU is refused and the processor serves: {cause}; tried again in {bench_s} s")
+            }
+            Self::Happened(NpuEvent::Benched { cause, bench_s }) => {
+                format!("the NPU failed and the processor takes over: {cause}; tried again in {bench_s} s")
+            }
+            Self::Printed { line } => format!("the NPU's worker says: {line}"),
+        }
     }
 }
