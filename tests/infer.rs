@@ -159,7 +159,7 @@ fn the_installed_model_answers_as_onnx_runtime_to_the_last_bit() {
 /// A copy of the tiny package with one file changed.
 fn altered(file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    for name in ["manifest.toml", "model.onnx", "golden.input.i8", "golden.output.i8"] {
+    for name in ["manifest.toml", "model.onnx", "model.qdq.onnx", "golden.input.i8", "golden.output.i8"] {
         std::fs::copy(tiny_dir().join(name), dir.path().join(name)).expect("copies");
     }
     let path = dir.path().join(file);
