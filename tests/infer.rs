@@ -179,6 +179,30 @@ fn manifest_faults(from: &str, to: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_twin_for_npus_is_checked_when_the_package_is_loaded_and_may_be_missing() {
+    let package = ModelPackage::load(&tiny_dir()).expect("a package");
+    let twin = package.twin.as_ref().expect("the tiny package has one");
+    assert_eq!((twin.tolerance.steps_max, twin.tolerance.steps), (4, 1));
+    assert!(package.twin_network().expect("unchanged").len() > 1000);
+    let dir = altered("model.qdq.onnx", |mut bytes| {
+        bytes[100] ^= 1;
+        bytes
+    });
+    let error = ModelPackage::load(dir.path()).expect_err("altered");
+    assert_eq!(error.faults[0].at, "model.qdq.onnx");
+    assert_eq!(manifest_faults("steps_max = 4", "steps_max = 400"), ["qdq.steps_max"]);
+    assert_eq!(manifest_faults("fraction_max = 0.01", "fraction = 0.01"), ["qdq.fraction_max", "qdq.fraction"]);
+    let dir = altered("manifest.toml", |bytes| {
+        let text = String::from_utf8(bytes).expect("text");
+        let (head, rest) = text.split_once("[qdq]").expect("the table");
+        let (_, tail) = rest.split_once("[training]").expect("the next table");
+        format!("{head}[training]{tail}").into_bytes()
+    });
+    let without = ModelPackage::load(dir.path()).expect("a package without a twin");
+    assert!(without.twin.is_none() && without.twin_network().is_err());
+}
+
+#[test]
 fn every_fault_of_a_manifest_is_named_at_once() {
     assert_eq!(manifest_faults("threshold = 0.6", "threshold = 1.6"), ["operating_points[0].threshold"]);
     assert_eq!(manifest_faults("axes = \"LPS\"", "axes = \"RAS\"\nflip = true"), ["input.axes", "input.flip"]);

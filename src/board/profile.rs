@@ -427,7 +427,9 @@ memory_process_bytes_max = 1073741824
 
     #[test]
     fn a_board_may_name_its_npu_by_whole_paths() {
-        let text = format!("{GOOD}[npu]\nruntime_library = \"/opt/ort.so\"\nprovider = \"QNN\"\noptions = {{ backend_type = \"htp\" }}\n");
+        let text = format!(
+            "{GOOD}[npu]\nruntime_library = \"/opt/ort.so\"\nprovider = \"QNN\"\noptions = {{ backend_type = \"htp\" }}\n"
+        );
         let npu = BoardProfile::parse("mine", &text).expect("good").npu.expect("an NPU");
         assert_eq!((npu.provider.as_str(), npu.options.len(), npu.provider_library), ("QNN", 1, None));
         assert!(fault(&text.replace("/opt/ort.so", "ort.so")).contains("npu.runtime_library must be a whole path"));

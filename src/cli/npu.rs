@@ -72,12 +72,19 @@ pub(super) fn wanted(choice: &NpuChoice) -> Result<Option<NpuOptions>, String> {
 /// Every golden case through a worker, told case by case.
 pub(super) fn verify(package: &ModelPackage, options: &NpuOptions) -> Result<(), String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
-    let mut launcher = service::launcher(options, package, threads, Arc::new(|line| complain(format!("npu-worker says: {line}"))))?;
+    let mut launcher =
+        service::launcher(options, package, threads, Arc::new(|line| complain(format!("npu-worker says: {line}"))))?;
     let cancel = Cancel::default();
     let start = uptime();
     let mut runner = launcher.launch(&cancel).map_err(|fault| format!("{}: {fault}", options.provider))?;
     let (ready, loaded) = (runner.ready().clone(), uptime().saturating_sub(start));
-    say(format!("  {} on {}, ONNX Runtime {}, ready after {} ms", ready.engine(), ready.device, ready.runtime, loaded.as_millis()));
+    say(format!(
+        "  {} on {}, ONNX Runtime {}, ready after {} ms",
+        ready.engine(),
+        ready.device,
+        ready.runtime,
+        loaded.as_millis()
+    ));
     let check = CheckOptions { budget: CASE_MAX, clock: uptime, cancel: &cancel };
     let judge = service::judge(package.spec.clone());
     let cases = golden::check(package, runner.as_mut() as &mut dyn TensorRunner, judge.as_ref(), &check)

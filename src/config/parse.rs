@@ -171,7 +171,12 @@ fn npu(faults: &mut Faults<'_>, infer: &mut Section<'_, '_>) -> Option<NpuConfig
     s.missing(faults, "provider", "the name of the execution provider, such as \"QNN\" or \"VSINPU\"");
     let options = s.text_table(faults, "options", NPU_OPTIONS_MAX, option_text);
     s.finish(faults);
-    Some(NpuConfig { runtime_library: runtime_library?, provider_library, provider: provider?, options: options.unwrap_or_default() })
+    Some(NpuConfig {
+        runtime_library: runtime_library?,
+        provider_library,
+        provider: provider?,
+        options: options.unwrap_or_default(),
+    })
 }
 
 fn board(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> BoardConfig {
@@ -267,7 +272,11 @@ fn library(text: &str) -> Result<PathBuf, String> {
 
 /// An option goes to a C library.
 fn option_text(text: &str) -> Result<String, String> {
-    if text.len() <= 4096 && !text.contains('\0') { Ok(text.to_owned()) } else { Err("is longer than 4096 bytes, or with a NUL in it".to_owned()) }
+    if text.len() <= 4096 && !text.contains('\0') {
+        Ok(text.to_owned())
+    } else {
+        Err("is longer than 4096 bytes, or with a NUL in it".to_owned())
+    }
 }
 
 fn ae_title(text: &str) -> Result<AeTitle, String> {

@@ -218,7 +218,11 @@ impl<'d, 'i> Section<'d, 'i> {
         let name = self.full(key);
         let value = self.get(key)?;
         let DeValue::Table(table) = value.get_ref() else {
-            faults.add(value.span().start, name.clone(), format!("must be a table, written [{name}], not {}", of_type(value.get_ref())));
+            faults.add(
+                value.span().start,
+                name.clone(),
+                format!("must be a table, written [{name}], not {}", of_type(value.get_ref())),
+            );
             return None;
         };
         if table.len() > n_max {

@@ -149,7 +149,11 @@ fn built_in(provider: &str, options: &[(String, String)]) -> Result<ExecutionPro
 
 fn check_sides(session: &Session) -> Result<(), String> {
     let (n_in, n_out) = (session.inputs().len(), session.outputs().len());
-    if (n_in, n_out) == (1, 1) { Ok(()) } else { Err(format!("the network has {n_in} inputs and {n_out} outputs instead of one")) }
+    if (n_in, n_out) == (1, 1) {
+        Ok(())
+    } else {
+        Err(format!("the network has {n_in} inputs and {n_out} outputs instead of one"))
+    }
 }
 
 /// int8 -> float -> the network -> float -> int8. Both conversions are exact where the network's first and last nodes are the same ones.
@@ -203,8 +207,12 @@ fn version_of(path: &str) -> io::Result<Option<String>> {
         if let Some(rest) = found.and_then(|at| window.get(at + MARK.len()..))
             && (rest.len() >= VERSION_BYTES_MAX || n == 0)
         {
-            let version: String =
-                rest.iter().take(VERSION_BYTES_MAX).map(|b| char::from(*b)).take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            let version: String = rest
+                .iter()
+                .take(VERSION_BYTES_MAX)
+                .map(|b| char::from(*b))
+                .take_while(|c| c.is_ascii_digit() || *c == '.')
+                .collect();
             return Ok(Some(version).filter(|version| !version.is_empty()));
         }
         if n == 0 {

@@ -132,7 +132,8 @@ impl ModelPackage {
     /// # Errors
     /// [`PackageFault`] when there is none, or its file is missing or has another hash.
     pub fn twin_network(&self) -> Result<Vec<u8>, PackageFault> {
-        let twin = self.twin.as_ref().ok_or_else(|| PackageFault::new("qdq", "is missing: this package has no network for NPUs"))?;
+        let twin =
+            self.twin.as_ref().ok_or_else(|| PackageFault::new("qdq", "is missing: this package has no network for NPUs"))?;
         read_hashed(&self.dir, &twin.file, &twin.sha256, NETWORK_BYTES_MAX)
     }
 

@@ -240,12 +240,7 @@ async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListene
 }
 
 /// The model, or a report in the journal and none.
-async fn load_pipeline(
-    config: &Config,
-    profile: &BoardProfile,
-    options: &ServiceOptions,
-    journal: &Journal,
-) -> Option<Pipeline> {
+async fn load_pipeline(config: &Config, profile: &BoardProfile, options: &ServiceOptions, journal: &Journal) -> Option<Pipeline> {
     let refuse = |error: String| {
         journal.record(&ServiceReport::ModelRefused { error });
         None

@@ -126,7 +126,14 @@ pub fn launcher(options: &NpuOptions, package: &ModelPackage, threads: usize, sa
         shapes,
         network,
     };
-    Ok(WorkerLauncher { command: WorkerCommand::own(), setup, clock: uptime, ready_max: READY_MAX, say, not_gone: Arc::default() })
+    Ok(WorkerLauncher {
+        command: WorkerCommand::own(),
+        setup,
+        clock: uptime,
+        ready_max: READY_MAX,
+        say,
+        not_gone: Arc::default(),
+    })
 }
 
 /// Compares verdicts: what flags, how urgently, and why.

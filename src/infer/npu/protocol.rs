@@ -254,7 +254,10 @@ impl Setup {
         let mut quantisation = || {
             let scale = take::<4>(&mut rest).map(f32::from_le_bytes);
             let zero_point = take::<1>(&mut rest).map(i8::from_le_bytes);
-            scale.zip(zero_point).map(|(scale, zero_point)| Quantisation { scale, zero_point }).ok_or(wrong("setup: a quantisation"))
+            scale
+                .zip(zero_point)
+                .map(|(scale, zero_point)| Quantisation { scale, zero_point })
+                .ok_or(wrong("setup: a quantisation"))
         };
         let shapes = Shapes { n_in, n_out, shape_kji, input: quantisation()?, output: quantisation()? };
         if !shapes.is_bounded() || !(1..=64).contains(&threads) {

@@ -72,7 +72,9 @@ impl Launcher for WorkerLauncher {
         let until = (self.clock)() + GONE_WAIT;
         while self.not_gone.load(Ordering::Acquire) > 0 {
             if (self.clock)() >= until {
-                return Err(NpuFault::Unstartable("an earlier worker was killed and does not end: it hangs in the kernel".to_owned()));
+                return Err(NpuFault::Unstartable(
+                    "an earlier worker was killed and does not end: it hangs in the kernel".to_owned(),
+                ));
             }
             thread::sleep(SLICE);
         }
@@ -95,7 +97,8 @@ impl WorkerHandle {
     fn launch(launcher: &WorkerLauncher, cancel: &Cancel) -> Result<Self, NpuFault> {
         let unstartable = |e: io::Error| NpuFault::Unstartable(format!("the worker cannot be started: {e}"));
         let (stream, theirs) = UnixStream::pair().map_err(unstartable)?;
-        let child = Owned { child: Some(spawn(launcher, theirs).map_err(unstartable)?), not_gone: Arc::clone(&launcher.not_gone) };
+        let child =
+            Owned { child: Some(spawn(launcher, theirs).map_err(unstartable)?), not_gone: Arc::clone(&launcher.not_gone) };
         let shapes = launcher.setup.shapes;
         let placeholder = Ready { runtime: String::new(), provider: String::new(), device: String::new() };
         let mut handle = Self {
@@ -248,7 +251,8 @@ impl Timed<'_> {
         loop {
             let slice = self.slice()?;
             match call(&mut &*self.stream, slice) {
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
+                Err(e)
+                    if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
                 other => return other,
             }
         }
