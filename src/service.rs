@@ -16,6 +16,7 @@ mod appliance;
 mod conductor;
 pub mod events;
 pub mod folder;
+pub mod npu;
 pub mod pipeline;
 mod settings;
 mod sink;

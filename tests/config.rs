@@ -234,3 +234,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_npu_is_named_by_whole_paths_and_its_options_are_texts() {
+    let text = r#"[infer]
+engine = "gpu"
+[infer.npu]
+runtime_library = "libonnxruntime.so"
+provder = "QNN"
+[infer.npu.options]
+backend_type = "htp"
+vtcm_mb = 8
+"#;
+    let all = faults(text);
+    let where_: Vec<(usize, &str)> = all.iter().map(|(line, key, _)| (*line, key.as_str())).collect();
+    assert_eq!(
+        where_,
+        [
+            (2, "infer.engine"),
+            (3, "infer.npu.provider"),
+            (4, "infer.npu.runtime_library"),
+            (5, "infer.npu.provder"),
+            (8, "infer.npu.options.vtcm_mb"),
+        ]
+    );
+    let good =
+        text.replace("gpu", "npu").replace("libonnx", "/opt/libonnx").replace("provder", "provider").replace("= 8", "= \"8\"");
+    let config = Config::parse(&good).expect("in order");
+    let npu = config.infer.npu.as_ref().expect("named");
+    assert_eq!((npu.provider.as_str(), npu.provider_library.as_ref()), ("QNN", None));
+    assert_eq!(npu.options.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(), ["backend_type=htp", "vtcm_mb=8"]);
+    assert_eq!(Config::parse(&config.to_toml()).expect("as written"), config, "and it is written back whole");
+    let (line, key, message) = one_fault("[infer]\nnpu = 3");
+    assert_eq!((line, key.as_str()), (2, "infer.npu"), "{message}");
+}

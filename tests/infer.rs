@@ -49,7 +49,7 @@ fn the_installed_model_answers_as_onnx_runtime_to_the_last_bit() {
 /// A copy of the tiny package with one file changed.
 fn altered(file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    for name in ["manifest.toml", "model.onnx", "golden.input.i8", "golden.output.i8"] {
+    for name in ["manifest.toml", "model.onnx", "model.qdq.onnx", "golden.input.i8", "golden.output.i8"] {
         std::fs::copy(tiny_dir().join(name), dir.path().join(name)).expect("copies");
     }
     let path = dir.path().join(file);
@@ -66,6 +66,30 @@ fn manifest_faults(from: &str, to: &str) -> Vec<String> {
     });
     let error = ModelPackage::load(dir.path()).expect_err("faulty");
     error.faults.iter().map(|fault| fault.at.clone()).collect()
+}
+
+#[test]
+fn a_twin_for_npus_is_checked_when_the_package_is_loaded_and_may_be_missing() {
+    let package = ModelPackage::load(&tiny_dir()).expect("a package");
+    let twin = package.twin.as_ref().expect("the tiny package has one");
+    assert_eq!((twin.tolerance.steps_max, twin.tolerance.steps), (4, 1));
+    assert!(package.twin_network().expect("unchanged").len() > 1000);
+    let dir = altered("model.qdq.onnx", |mut bytes| {
+        bytes[100] ^= 1;
+        bytes
+    });
+    let error = ModelPackage::load(dir.path()).expect_err("altered");
+    assert_eq!(error.faults[0].at, "model.qdq.onnx");
+    assert_eq!(manifest_faults("steps_max = 4", "steps_max = 400"), ["qdq.steps_max"]);
+    assert_eq!(manifest_faults("fraction_max = 0.01", "fraction = 0.01"), ["qdq.fraction_max", "qdq.fraction"]);
+    let dir = altered("manifest.toml", |bytes| {
+        let text = String::from_utf8(bytes).expect("text");
+        let (head, rest) = text.split_once("[qdq]").expect("the table");
+        let (_, tail) = rest.split_once("[training]").expect("the next table");
+        format!("{head}[training]{tail}").into_bytes()
+    });
+    let without = ModelPackage::load(dir.path()).expect("a package without a twin");
+    assert!(without.twin.is_none() && without.twin_network().is_err());
 }
 
 #[test]

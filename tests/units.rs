@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Highest exposure (systemd-analyze security, tenths) of the unit alone and with each drop-in. The figures' reasons: systemd/README.md.
-const EXPOSURE_MAX: [(Option<&str>, u32); 3] = [(None, 12), (Some("rpi.conf"), 15), (Some("ports.conf"), 14)];
+const EXPOSURE_MAX: [(Option<&str>, u32); 4] =
+    [(None, 12), (Some("rpi.conf"), 15), (Some("ports.conf"), 14), (Some("npu.conf"), 15)];
 
 fn systemd_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")

@@ -17,12 +17,18 @@
 //! temperature_warn_c = 80.0    # the box counts as hot from here on
 //! memory_available_bytes_min = 268435456   # below: memory is short
 //! memory_process_bytes_max = 1073741824    # above: memory is short; the service's own budget
+//! [npu]                        # optional: the board's NPU, unless the configuration has [infer.npu]
+//! runtime_library = "/opt/npu/libonnxruntime.so.1.28.0"            # ONNX Runtime, by its whole path
+//! provider_library = "/opt/npu/libonnxruntime_providers_qnn.so"    # optional: the vendor's plug-in
+//! provider = "QNN"             # the execution provider
+//! options = { backend_type = "htp" }       # optional: its options, as texts
 //! ```
 //!
 //! Unknown keys are refused. The profiles of `board/` are built into the program, so that the binary alone can start; a file of the
 //! same name in the site's folder wins.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -104,6 +110,21 @@ pub struct BoardLimits {
     pub memory_process_bytes_max: u64,
 }
 
+/// The board's NPU: the same keys as `[infer.npu]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Npu {
+    /// File of the ONNX Runtime library.
+    pub runtime_library: PathBuf,
+    /// File of a plug-in execution provider.
+    pub provider_library: Option<PathBuf>,
+    /// Name of the execution provider.
+    pub provider: String,
+    /// Its options.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
 /// One board.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,6 +144,8 @@ pub struct BoardProfile {
     pub button: Option<Button>,
     /// Limits.
     pub limits: BoardLimits,
+    /// The NPU.
+    pub npu: Option<Npu>,
 }
 
 const fn yes() -> bool {
@@ -222,6 +245,7 @@ impl BoardProfile {
             return Err(format!("name is {:?}, but the file is called {name:?}: make them the same", self.name));
         }
         self.check_limits()?;
+        self.npu.as_ref().map_or(Ok(()), check_npu)?;
         match self.driver {
             Driver::Sim => {
                 if self.lamps.is_some() || self.buzzer.is_some() || self.button.is_some() {
@@ -284,6 +308,22 @@ impl BoardProfile {
         }
         Ok(())
     }
+}
+
+fn check_npu(npu: &Npu) -> Result<(), String> {
+    for (key, library) in [("runtime_library", Some(&npu.runtime_library)), ("provider_library", npu.provider_library.as_ref())] {
+        if library.is_some_and(|path| !path.is_absolute()) {
+            return Err(format!("npu.{key} must be a whole path: begin with /"));
+        }
+    }
+    let name = &npu.provider;
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+        return Err(format!("npu.provider {name:?} is no name of an execution provider, such as \"QNN\""));
+    }
+    if npu.options.len() > 64 {
+        return Err(format!("npu.options has {} entries: at most 64 are allowed", npu.options.len()));
+    }
+    Ok(())
 }
 
 fn check_pin(key: &str, pin: u8) -> Result<(), String> {
@@ -383,6 +423,19 @@ memory_process_bytes_max = 1073741824
         assert!(fault(&GOOD.replace("80.0", "nan")).contains("temperature_warn_c"));
         assert!(fault(&GOOD.replace("\"mine\"", "\"yours\"")).contains("make them the same"));
         assert!(fault(&GOOD.replace("pin = 23", "pin = 23\ndebounce_ms = 5")).contains("20 to 1000"));
+    }
+
+    #[test]
+    fn a_board_may_name_its_npu_by_whole_paths() {
+        let text = format!(
+            "{GOOD}[npu]\nruntime_library = \"/opt/ort.so\"\nprovider = \"QNN\"\noptions = {{ backend_type = \"htp\" }}\n"
+        );
+        let npu = BoardProfile::parse("mine", &text).expect("good").npu.expect("an NPU");
+        assert_eq!((npu.provider.as_str(), npu.options.len(), npu.provider_library), ("QNN", 1, None));
+        assert!(fault(&text.replace("/opt/ort.so", "ort.so")).contains("npu.runtime_library must be a whole path"));
+        assert!(fault(&text.replace("\"QNN\"", "\"<b>\"")).contains("npu.provider"));
+        assert!(fault(&text.replace("\"htp\"", "1")).contains("string"), "options are texts");
+        assert!(fault(&text.replace("provider =", "provder =")).contains("unknown field `provder`"));
     }
 
     #[test]

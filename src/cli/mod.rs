@@ -4,6 +4,7 @@
 
 pub mod demo;
 pub mod model;
+pub mod npu;
 pub mod output;
 pub mod serve;
 pub mod tools;
@@ -83,6 +84,9 @@ enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+    /// Run a network for the service that started this process, through a vendor's library; not for people.
+    #[command(hide = true)]
+    NpuWorker,
     /// Send DICOM files or folders to a peer (C-STORE).
     Send {
         /// Files or folders.
@@ -100,12 +104,15 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum ModelAction {
     /// Name, version, hash and operating points of each model.
     List,
     /// Check hashes and golden outputs.
-    Verify,
+    Verify {
+        #[command(flatten)]
+        npu: NpuChoice,
+    },
     /// Measure the speed on this box.
     Bench {
         /// How many runs.
@@ -142,6 +149,26 @@ enum ConfigAction {
         #[arg(long, value_name = "FILE", default_value = "/etc/scanside/config.toml")]
         config: PathBuf,
     },
+}
+
+/// Which NPU to verify, too.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct NpuChoice {
+    /// ONNX Runtime library: the QDQ network is verified through it, in a worker process.
+    #[arg(long, value_name = "FILE")]
+    runtime: Option<PathBuf>,
+    /// Execution provider.
+    #[arg(long, value_name = "NAME", default_value = "CPU", requires = "runtime")]
+    provider: String,
+    /// Plug-in library of the execution provider.
+    #[arg(long, value_name = "FILE", requires = "runtime")]
+    provider_library: Option<PathBuf>,
+    /// Option of the provider, or of the session (keys that begin with `session.`); may be repeated.
+    #[arg(long = "option", value_name = "KEY=VALUE", requires = "runtime")]
+    options: Vec<String>,
+    /// Configuration file whose NPU (its own or its board's) is verified.
+    #[arg(long, value_name = "FILE", conflicts_with = "runtime")]
+    config: Option<PathBuf>,
 }
 
 /// Which board.
@@ -199,7 +226,7 @@ pub fn run() -> ExitCode {
         Command::Triage { paths, json, out, models } => triage::run(&triage::TriageOptions { paths, json, out, models }),
         Command::Model { action, models } => match action {
             ModelAction::List => model::list(models.as_deref()),
-            ModelAction::Verify => model::verify(models.as_deref()),
+            ModelAction::Verify { npu } => model::verify(models.as_deref(), &npu),
             ModelAction::Bench { runs } => model::bench(models.as_deref(), runs),
         },
         Command::Board { action } => match action {
@@ -207,6 +234,7 @@ pub fn run() -> ExitCode {
             BoardAction::Test { board } => tools::board_test(&board),
         },
         Command::Config { action: ConfigAction::Check { config } } => tools::config_check(&config),
+        Command::NpuWorker => npu::worker(),
         Command::Send { paths, to, aet, aec } => tools::send(&paths, &to, &aet, &aec),
     };
     outcome.into()

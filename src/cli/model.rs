@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Outcome;
 use super::output::{complain, say};
+use super::{NpuChoice, Outcome, npu};
 use crate::infer::{EngineOptions, ModelPackage, TractEngine};
 use crate::service::pipeline::find_models_dir;
 use crate::service::uptime;
@@ -72,16 +72,23 @@ pub fn list(models: Option<&Path>) -> Outcome {
     })
 }
 
-/// Hashes and golden outputs.
+/// Hashes and golden outputs, and those of the NPU that is asked for.
 #[must_use]
-pub fn verify(models: Option<&Path>) -> Outcome {
+pub fn verify(models: Option<&Path>, choice: &NpuChoice) -> Outcome {
+    let wanted = match npu::wanted(choice) {
+        Ok(wanted) => wanted,
+        Err(message) => {
+            complain(message);
+            return Outcome::BadInput;
+        }
+    };
     for_each(models, |package| {
         let mut engine = TractEngine::new(package, EngineOptions { threads: 1, ..EngineOptions::new(uptime) })
             .map_err(|error| error.to_string())?;
         engine.self_test(package).map_err(|error| error.to_string())?;
         let id = &package.spec.identity;
         say(format!("{} {}: hash and golden outputs agree", id.name, id.version));
-        Ok(())
+        wanted.as_ref().map_or(Ok(()), |options| npu::verify(package, options))
     })
 }
 

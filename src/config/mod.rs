@@ -11,6 +11,7 @@ mod reader;
 mod text;
 mod values;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
-pub use values::{LogLevel, PeerRange, WebhookUrl};
+pub use values::{EngineChoice, LogLevel, PeerRange, WebhookUrl};
 
 /// Longest configuration file, bytes: a real one has a few thousand.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -180,6 +181,23 @@ pub struct InferConfig {
     pub time_budget_s: u64,
     /// Studies that may wait for the network.
     pub queue_max: usize,
+    /// Which engine runs the network.
+    pub engine: EngineChoice,
+    /// `[infer.npu]`: the NPU's libraries; `None`: those of the board profile, if it names any.
+    pub npu: Option<NpuConfig>,
+}
+
+/// `[infer.npu]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NpuConfig {
+    /// File of the ONNX Runtime library.
+    pub runtime_library: PathBuf,
+    /// File of a plug-in execution provider; `None`: the provider is part of the runtime library.
+    pub provider_library: Option<PathBuf>,
+    /// Name of the execution provider, such as `QNN`; `CPU` is the runtime's own, for tests.
+    pub provider: String,
+    /// `[infer.npu.options]`: the provider's options by name, and session options (keys that begin with `session.`).
+    pub options: BTreeMap<String, String>,
 }
 
 /// `[board]`.
@@ -267,7 +285,15 @@ impl Default for AssembleConfig {
 
 impl Default for InferConfig {
     fn default() -> Self {
-        Self { model: "cns-mri".to_owned(), models_dir: None, threads: 2, time_budget_s: 60, queue_max: 16 }
+        Self {
+            model: "cns-mri".to_owned(),
+            models_dir: None,
+            threads: 2,
+            time_budget_s: 60,
+            queue_max: 16,
+            engine: EngineChoice::Auto,
+            npu: None,
+        }
     }
 }
 

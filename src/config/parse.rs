@@ -7,8 +7,8 @@ use toml::de::DeTable;
 
 use super::reader::{Faults, Section};
 use super::{
-    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, InferConfig, LogConfig, LogLevel, PeerRange,
-    SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, EngineChoice, InferConfig, LogConfig, LogLevel,
+    NpuConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
 };
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
@@ -16,6 +16,8 @@ use crate::domain::{AeTitle, Uid, VerdictKind};
 const WEBHOOKS_MAX: usize = 8;
 /// Longest list of names or addresses.
 const LIST_MAX: usize = 256;
+/// As many as go to a worker (`infer/npu/protocol.rs`).
+const NPU_OPTIONS_MAX: usize = 64;
 /// A day, seconds: nothing here waits longer.
 const DAY_S: u64 = 86_400;
 
@@ -152,9 +154,29 @@ fn infer(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> InferConfig {
         threads: s.count(faults, "threads", default.threads, 1, 64),
         time_budget_s: s.integer(faults, "time_budget_s", default.time_budget_s, 1, 3600, "seconds"),
         queue_max: s.count(faults, "queue_max", default.queue_max, 1, 1024),
+        engine: s.text(faults, "engine", engine).unwrap_or(default.engine),
+        npu: s.is_set("npu").then(|| npu(faults, s)).flatten(),
     };
+    s.know("npu");
     section.finish(faults);
     config
+}
+
+fn npu(faults: &mut Faults<'_>, infer: &mut Section<'_, '_>) -> Option<NpuConfig> {
+    let mut s = infer.section(faults, "npu");
+    let runtime_library = s.text(faults, "runtime_library", library);
+    s.missing(faults, "runtime_library", "the file of the ONNX Runtime library");
+    let provider_library = s.text(faults, "provider_library", library);
+    let provider = s.text(faults, "provider", plain_name);
+    s.missing(faults, "provider", "the name of the execution provider, such as \"QNN\" or \"VSINPU\"");
+    let options = s.text_table(faults, "options", NPU_OPTIONS_MAX, option_text);
+    s.finish(faults);
+    Some(NpuConfig {
+        runtime_library: runtime_library?,
+        provider_library,
+        provider: provider?,
+        options: options.unwrap_or_default(),
+    })
 }
 
 fn board(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> BoardConfig {
@@ -235,6 +257,26 @@ fn verdict_kind(text: &str) -> Result<VerdictKind, String> {
         .into_iter()
         .find(|kind| kind.as_str() == text)
         .ok_or_else(|| format!("{text:?} is no verdict: choose from {VERDICTS}"))
+}
+
+fn engine(text: &str) -> Result<EngineChoice, String> {
+    let found = EngineChoice::ALL.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+    found.ok_or_else(|| format!("{text:?} is no engine: choose from auto, cpu, npu"))
+}
+
+/// A library is named by its whole path: one that is searched for may be another one tomorrow.
+fn library(text: &str) -> Result<PathBuf, String> {
+    let fine = text.starts_with('/') && text.len() <= 4096 && !text.contains('\0');
+    if fine { Ok(PathBuf::from(text)) } else { Err(format!("{text:?} is no whole path: begin with /")) }
+}
+
+/// An option goes to a C library.
+fn option_text(text: &str) -> Result<String, String> {
+    if text.len() <= 4096 && !text.contains('\0') {
+        Ok(text.to_owned())
+    } else {
+        Err("is longer than 4096 bytes, or with a NUL in it".to_owned())
+    }
 }
 
 fn ae_title(text: &str) -> Result<AeTitle, String> {

@@ -2,6 +2,7 @@
 //!
 //! A value that is wrong is replaced by its default so that the walk goes on and finds the other faults.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -61,6 +62,11 @@ impl<'d, 'i> Section<'d, 'i> {
     pub(super) fn get(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'i>>> {
         self.known.push(key);
         self.table.and_then(|table| table.get(key))
+    }
+
+    /// The key exists, whether or not it was asked for.
+    pub(super) fn know(&mut self, key: &'static str) {
+        self.known.push(key);
     }
 
     /// Whether the file has the key.
@@ -199,6 +205,41 @@ impl<'d, 'i> Section<'d, 'i> {
                 .filter_map(|(idx, entry)| checked(faults, &format!("{name}[{idx}]"), entry, &check))
                 .collect(),
         )
+    }
+
+    /// A table whose keys are the site's, each with a text that `check` takes; at most `n_max`, the faulty ones are left out.
+    pub(super) fn text_table(
+        &mut self,
+        faults: &mut Faults<'_>,
+        key: &'static str,
+        n_max: usize,
+        check: impl Fn(&str) -> Result<String, String>,
+    ) -> Option<BTreeMap<String, String>> {
+        let name = self.full(key);
+        let value = self.get(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            faults.add(
+                value.span().start,
+                name.clone(),
+                format!("must be a table, written [{name}], not {}", of_type(value.get_ref())),
+            );
+            return None;
+        };
+        if table.len() > n_max {
+            faults.add(value.span().start, name, format!("{} entries: at most {n_max} are allowed", table.len()));
+            return None;
+        }
+        let mut texts = BTreeMap::new();
+        for (entry, value) in table {
+            let entry: &str = entry.get_ref();
+            let full = format!("{name}.{}", entry.chars().take(80).collect::<String>());
+            if let Err(message) = check(entry) {
+                faults.add(value.span().start, full, message);
+            } else if let Some(text) = checked(faults, &full, value, &check) {
+                texts.insert(entry.to_owned(), text);
+            }
+        }
+        Some(texts)
     }
 
     /// A path of at most 4096 bytes; it must not be empty.

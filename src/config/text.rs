@@ -57,6 +57,20 @@ pub(super) fn to_toml(config: &Config) -> String {
         line(format!("models_dir = {}", quoted(&dir.to_string_lossy())));
     }
     line(format!("threads = {}\ntime_budget_s = {}\nqueue_max = {}", i.threads, i.time_budget_s, i.queue_max));
+    line(format!("engine = {}", quoted(i.engine.as_str())));
+    if let Some(npu) = &i.npu {
+        line(format!("\n[infer.npu]\nruntime_library = {}", quoted(&npu.runtime_library.to_string_lossy())));
+        if let Some(library) = &npu.provider_library {
+            line(format!("provider_library = {}", quoted(&library.to_string_lossy())));
+        }
+        line(format!("provider = {}", quoted(&npu.provider)));
+        if !npu.options.is_empty() {
+            line("\n[infer.npu.options]".to_owned());
+        }
+        for (key, value) in &npu.options {
+            line(format!("{} = {}", quoted(key), quoted(value)));
+        }
+    }
     line(format!("\n[board]\nprofile = {}", quoted(&config.board.profile)));
     if let Some(dir) = &config.board.profiles_dir {
         line(format!("profiles_dir = {}", quoted(&dir.to_string_lossy())));

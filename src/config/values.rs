@@ -1,4 +1,4 @@
-//! Values of the configuration that carry their own rules: text in -> `PeerRange`, `WebhookUrl`, `LogLevel`, or what is wrong.
+//! Values of the configuration that carry their own rules: text in -> `PeerRange`, `WebhookUrl`, `EngineChoice`, `LogLevel`, or what is wrong.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -182,6 +182,33 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), String> {
         return Err(format!("{host:?} is no host name"));
     }
     Ok((host, port))
+}
+
+/// Which engine runs the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The NPU where the configuration or the board profile names one, else the processor.
+    #[default]
+    Auto,
+    /// The processor, whatever the board has.
+    Cpu,
+    /// The NPU; a box that has none shows degraded, and reads on the processor.
+    Npu,
+}
+
+impl EngineChoice {
+    /// All choices by name, as in the file.
+    pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("cpu", Self::Cpu), ("npu", Self::Npu)];
+
+    /// The name in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Npu => "npu",
+        }
+    }
 }
 
 /// How much is written to the log.

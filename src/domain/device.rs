@@ -25,6 +25,8 @@ pub enum DeviceCondition {
     ReceiverDown,
     /// The lamps could not be driven.
     LampFailing,
+    /// An NPU is to be used and is not; studies are read by the processor.
+    NpuLost,
 }
 
 impl DeviceCondition {
@@ -43,6 +45,7 @@ impl DeviceCondition {
             Self::ProbeSilent => "probe-silent",
             Self::ReceiverDown => "receiver-down",
             Self::LampFailing => "lamp-failing",
+            Self::NpuLost => "npu-lost",
         }
     }
 
@@ -61,6 +64,9 @@ impl DeviceCondition {
             Self::ProbeSilent => "A health probe has stopped answering: restart the service.",
             Self::ReceiverDown => "The DICOM listener is down: check the address and port in the configuration.",
             Self::LampFailing => "The lamps cannot be driven: check the board profile.",
+            Self::NpuLost => {
+                "The NPU is not in use and the processor reads the studies: check its driver and libraries, or set infer.engine = \"cpu\"."
+            }
         }
     }
 

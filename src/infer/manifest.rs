@@ -8,7 +8,7 @@ use crate::domain::{
     ContrastLimits, InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation, Role, SignLimits,
 };
 
-use super::package::{Golden, PackageFault};
+use super::package::{Golden, PackageFault, Tolerance, Twin};
 use super::section::{Section, narrow};
 
 /// The schema that this version reads.
@@ -26,6 +26,7 @@ pub(crate) struct Manifest {
     pub(crate) spec: ModelSpec,
     pub(crate) file: String,
     pub(crate) goldens: Vec<Golden>,
+    pub(crate) twin: Option<Twin>,
 }
 
 /// Reads the manifest.
@@ -59,6 +60,7 @@ fn top(top: &mut Section<'_, '_>) -> Manifest {
     let signs = of_six_outputs(top, "signs", n_outputs, signs);
     let contrast = of_six_outputs(top, "contrast", n_outputs, contrast);
     let goldens = top.sections("golden", golden);
+    let twin = top.has("qdq").then(|| top.section("qdq", qdq));
     top.ignore("training"); // free: for people, and for the recipe that wrote it
     top.refuse_others();
     check_operating_points(&operating_points, &channels, top);
@@ -83,7 +85,7 @@ fn top(top: &mut Section<'_, '_>) -> Manifest {
         contrast,
         noise_z_max: domain.noise_z_max,
     };
-    Manifest { spec, file, goldens }
+    Manifest { spec, file, goldens, twin }
 }
 
 type Input = (f64, [usize; 3], Quantisation, Vec<InputChannel>, Normalisation);
@@ -233,5 +235,16 @@ fn golden(s: &mut Section<'_, '_>) -> Golden {
         output: s.file("output"),
         input_sha256: s.sha256("input_sha256"),
         output_sha256: s.sha256("output_sha256"),
+    }
+}
+
+/// The network for NPUs, and how near their answers must be.
+fn qdq(s: &mut Section<'_, '_>) -> Twin {
+    let mut steps = |key: &str| u8::try_from(s.integer(key, 0, 255)).unwrap_or(0);
+    let (steps_max, steps) = (steps("steps_max"), steps("steps"));
+    Twin {
+        file: s.file("file"),
+        sha256: s.sha256("sha256"),
+        tolerance: Tolerance { steps_max, steps, fraction_max: s.number("fraction_max", 0.0, 1.0), source: s.text("source") },
     }
 }

@@ -23,6 +23,8 @@ pub struct ModelPackage {
     pub spec: ModelSpec,
     /// Cases whose answer is known to the last bit.
     pub goldens: Vec<Golden>,
+    /// The network's QDQ twin for NPUs, if the package has one.
+    pub twin: Option<Twin>,
     /// The folder.
     pub dir: PathBuf,
     /// The network, as hashed: what was checked is what is run.
@@ -44,6 +46,30 @@ pub struct Golden {
     pub input_sha256: String,
     /// SHA-256 of the output.
     pub output_sha256: String,
+}
+
+/// The same integers in QDQ form (float in and out), which NPUs take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Twin {
+    /// File, inside the package.
+    pub file: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// How near a device's answers to the golden outputs must be.
+    pub tolerance: Tolerance,
+}
+
+/// How far int8 outputs may lie apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Largest difference, int8 steps.
+    pub steps_max: u8,
+    /// Differences up to this many steps are not counted in `fraction_max`.
+    pub steps: u8,
+    /// Largest share of values that differ by more than `steps`, 0 to 1.
+    pub fraction_max: f64,
+    /// Where these come from.
+    pub source: String,
 }
 
 /// One thing that is wrong with a package.
@@ -89,13 +115,26 @@ impl ModelPackage {
         let manifest = manifest::parse(&text).map_err(refuse)?;
         let network =
             read_hashed(dir, &manifest.file, &manifest.spec.identity.sha256, NETWORK_BYTES_MAX).map_err(|f| refuse(vec![f]))?;
-        Ok(Self { spec: manifest.spec, goldens: manifest.goldens, dir: dir.to_owned(), network })
+        if let Some(twin) = &manifest.twin {
+            read_hashed(dir, &twin.file, &twin.sha256, NETWORK_BYTES_MAX).map_err(|f| refuse(vec![f]))?;
+        }
+        Ok(Self { spec: manifest.spec, goldens: manifest.goldens, twin: manifest.twin, dir: dir.to_owned(), network })
     }
 
     /// The network's bytes (ONNX).
     #[must_use]
     pub fn network(&self) -> &[u8] {
         &self.network
+    }
+
+    /// The twin's bytes (ONNX), read and checked again: a box without an NPU does not hold them.
+    ///
+    /// # Errors
+    /// [`PackageFault`] when there is none, or its file is missing or has another hash.
+    pub fn twin_network(&self) -> Result<Vec<u8>, PackageFault> {
+        let twin =
+            self.twin.as_ref().ok_or_else(|| PackageFault::new("qdq", "is missing: this package has no network for NPUs"))?;
+        read_hashed(&self.dir, &twin.file, &twin.sha256, NETWORK_BYTES_MAX)
     }
 
     /// Input and output of a golden case, checked against their hashes and the grid: int8, shapes `[channels, k, j, i]` in C order.

@@ -228,7 +228,8 @@ impl Worker {
     }
 }
 
-fn words(panic: &(dyn Any + Send)) -> String {
+/// The words of a panic, bounded.
+pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").chars().take(200).collect()
 }

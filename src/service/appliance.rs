@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::conductor::{Conductor, Inlets};
 use super::events::ServiceReport;
 use super::folder::stored_instance;
+use super::npu::NpuChoice;
 use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use super::sink::GatedSink;
 use super::status::StatusTeller;
@@ -80,7 +81,7 @@ impl Service {
         let web = listen(config.web.listen, "the web page").await?;
         let bound = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
         let addresses = (bound(&dicom, config.dicom.listen), bound(&web, config.web.listen));
-        let pipeline = load_pipeline(&config, &options, &journal).await;
+        let pipeline = load_pipeline(&config, &profile, &options, &journal).await;
         Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses })
     }
 
@@ -116,6 +117,7 @@ impl Service {
         vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());
         let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), addresses);
         let roles = pipeline.as_ref().map(|p| p.spec().channels.clone()).unwrap_or_default();
+        let npu = pipeline.as_ref().map(|p| p.npu().clone()).unwrap_or_default();
         let (teller, status) = StatusTeller::new(fixed, lamp.view());
         let (to_conductor, receive) = mpsc::channel(RECEIVE_NOTICES_MAX);
         let (verdicts, assessed) = mpsc::channel(VERDICTS_MAX);
@@ -159,6 +161,7 @@ impl Service {
             webhooks: config.alerts.webhook.clone(),
             waker,
             delivery,
+            npu,
             vitals,
             n_associations: 0,
             is_working: false,
@@ -237,7 +240,7 @@ async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListene
 }
 
 /// The model, or a report in the journal and none.
-async fn load_pipeline(config: &Config, options: &ServiceOptions, journal: &Journal) -> Option<Pipeline> {
+async fn load_pipeline(config: &Config, profile: &BoardProfile, options: &ServiceOptions, journal: &Journal) -> Option<Pipeline> {
     let refuse = |error: String| {
         journal.record(&ServiceReport::ModelRefused { error });
         None
@@ -250,7 +253,8 @@ async fn load_pipeline(config: &Config, options: &ServiceOptions, journal: &Jour
         n_threads: config.infer.threads,
         infer_budget_s: config.infer.time_budget_s,
     };
-    match tokio::task::spawn_blocking(move || Pipeline::load(&pipeline_options)).await {
+    let (choice, told) = (NpuChoice::of(config, profile), journal.clone());
+    match tokio::task::spawn_blocking(move || Pipeline::load_with_npu(&pipeline_options, &choice, &told)).await {
         Ok(Ok(pipeline)) => Some(pipeline),
         Ok(Err(error)) => refuse(error.to_string()),
         Err(error) => refuse(error.to_string()),

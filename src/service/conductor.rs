@@ -21,6 +21,7 @@ use crate::board::{BoardNotice, LampHandle};
 use crate::config::WebhookConfig;
 use crate::deliver::{DeliverWaker, DeliveryHealth, verdict_json};
 use crate::domain::{DeviceCondition, Lamp, Monotonic, StoredInstance, Study, Uid, Verdict};
+use crate::infer::NpuWatch;
 use crate::journal::Journal;
 use crate::receive::ReceiveNotice;
 use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
@@ -59,6 +60,7 @@ pub(super) struct Conductor {
     pub(super) webhooks: Vec<WebhookConfig>,
     pub(super) waker: DeliverWaker,
     pub(super) delivery: watch::Receiver<DeliveryHealth>,
+    pub(super) npu: NpuWatch,
     pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
@@ -326,6 +328,9 @@ impl Conductor {
         }
         let undelivered = self.delivery.borrow_and_update().undelivered;
         self.set_condition(DeviceCondition::AlertsUndelivered, undelivered);
+        let npu = self.npu.status();
+        self.set_condition(DeviceCondition::NpuLost, npu.lost.is_some());
+        self.teller.set_npu(npu);
         let changed = block_in_place(|| self.vitals.look(&self.spool, self.teller.lamp_view()));
         if let Some(conditions) = changed {
             self.on_signal(SignalEvent::ConditionsChanged(conditions));

@@ -1,6 +1,7 @@
 //! What the service itself reports to the journal: failures between the rooms. Variant in -> name, level, sentence.
 
 use crate::assemble::AssembleNote;
+use crate::infer::NpuEvent;
 use crate::journal::{Event, Level};
 
 /// A failure that the conductor saw.
@@ -29,6 +30,13 @@ pub enum ServiceReport {
     /// The model package is unusable.
     ModelRefused {
         /// Why.
+        error: String,
+    },
+    /// A kernel got the golden outputs wrong on this processor; a slower one serves.
+    KernelRefused {
+        /// Its name.
+        kernel: &'static str,
+        /// What it got wrong.
         error: String,
     },
     /// A stored instance could not be read back at the start.
@@ -62,6 +70,7 @@ impl Event for ServiceReport {
             Self::LampFailed { .. } => "LampFailed",
             Self::ConductorWasSilent { .. } => "ConductorWasSilent",
             Self::ModelRefused { .. } => "ModelRefused",
+            Self::KernelRefused { .. } => "KernelRefused",
             Self::ReplaySkipped { .. } => "ReplaySkipped",
             Self::StudiesReplayed { .. } => "StudiesReplayed",
             Self::ServiceStarted { .. } => "ServiceStarted",
@@ -72,7 +81,7 @@ impl Event for ServiceReport {
     fn level(&self) -> Level {
         match self {
             Self::StudiesReplayed { .. } | Self::ServiceStarted { .. } | Self::ServiceStopped => Level::Info,
-            Self::ConductorWasSilent { .. } | Self::ReplaySkipped { .. } => Level::Warn,
+            Self::ConductorWasSilent { .. } | Self::KernelRefused { .. } | Self::ReplaySkipped { .. } => Level::Warn,
             Self::VerdictNotRecorded { .. }
             | Self::AcknowledgementNotKept { .. }
             | Self::LampFailed { .. }
@@ -87,6 +96,11 @@ impl Event for ServiceReport {
             Self::LampFailed { text } => format!("the lamps cannot be driven: {text}"),
             Self::ConductorWasSilent { silent_ms } => format!("the lamp showed fault: the service was silent for {silent_ms} ms"),
             Self::ModelRefused { error } => format!("the model cannot serve: {error}"),
+            Self::KernelRefused { kernel, error } => {
+                format!(
+                    "the kernel {kernel} computes wrongly on this processor and is not used: {error}; have the processor looked at"
+                )
+            }
             Self::ReplaySkipped { error } => format!("a stored instance could not be read back: {error}"),
             Self::StudiesReplayed { n_instances } => {
                 format!("{n_instances} stored instances without a verdict were taken up again")
@@ -116,5 +130,64 @@ impl Event for AssembleReport {
 
     fn text(&self) -> String {
         self.0.to_string()
+    }
+}
+
+/// What happens to the NPU and its worker.
+#[derive(Clone, Debug)]
+pub enum NpuReport {
+    /// Its standing changed.
+    Happened(NpuEvent),
+    /// The worker, or a library in it, printed a line.
+    Printed {
+        /// The line, bounded.
+        line: String,
+    },
+}
+
+impl Event for NpuReport {
+    fn room(&self) -> &'static str {
+        "npu"
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Happened(NpuEvent::Admitted { again: false, .. }) => "NpuAdmitted",
+            Self::Happened(NpuEvent::Admitted { again: true, .. }) => "NpuReadmitted",
+            Self::Happened(NpuEvent::Refused { .. }) => "NpuRefused",
+            Self::Happened(NpuEvent::Benched { .. }) => "NpuBenched",
+            Self::Printed { .. } => "NpuWorkerPrinted",
+        }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::Happened(NpuEvent::Admitted { .. }) | Self::Printed { .. } => Level::Info,
+            Self::Happened(NpuEvent::Refused { .. } | NpuEvent::Benched { .. }) => Level::Warn,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Happened(NpuEvent::Admitted { ready, cases, .. }) => {
+                let steps = cases.iter().map(|case| case.difference.steps_max).max().unwrap_or_default();
+                let slowest_ms = cases.iter().map(|case| case.took.as_millis()).max().unwrap_or_default();
+                format!(
+                    "{} on {} (ONNX Runtime {}) passed {} golden cases with the same verdicts, at most {steps} int8 steps away, \
+                     {slowest_ms} ms at most, and serves",
+                    ready.engine(),
+                    ready.device,
+                    ready.runtime,
+                    cases.len(),
+                )
+            }
+            Self::Happened(NpuEvent::Refused { cause, bench_s }) => {
+                format!("the NPU is refused and the processor serves: {cause}; tried again in {bench_s} s")
+            }
+            Self::Happened(NpuEvent::Benched { cause, bench_s }) => {
+                format!("the NPU failed and the processor takes over: {cause}; tried again in {bench_s} s")
+            }
+            Self::Printed { line } => format!("the NPU's worker says: {line}"),
+        }
     }
 }

@@ -8,9 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{untagged, uptime};
+use super::events::ServiceReport;
+use super::npu::{self, NpuChoice};
+use super::{untagged, uptime, wall_now};
 use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
-use crate::infer::{Engine, EngineError, EngineOptions, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
+use crate::infer::{
+    Engine, EngineError, EngineOptions, InferencePool, ModelPackage, NpuWatch, PackageError, PoolOptions, TractEngine,
+};
+use crate::journal::Journal;
 use crate::prepare::{PrepareLimits, prepare};
 use crate::triage::{Assessed, TriageInput, decide};
 
@@ -40,6 +45,7 @@ pub enum PipelineError {
 pub struct Pipeline {
     spec: ModelSpec,
     pool: InferencePool,
+    npu: NpuWatch,
 }
 
 impl Pipeline {
@@ -48,10 +54,23 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError`] names the file or the case.
     pub fn load(options: &PipelineOptions) -> Result<Self, PipelineError> {
-        let package = ModelPackage::load(&options.model_dir)?;
-        let mut engine = TractEngine::new(&package, EngineOptions { threads: options.n_threads, ..EngineOptions::new(uptime) })?;
-        engine.self_test(&package)?;
-        Self::with_engine(package.spec, Box::new(engine), Duration::from_secs(options.infer_budget_s))
+        Self::load_with_npu(options, &NpuChoice::Off, &Journal::new(wall_now))
+    }
+
+    /// As [`Self::load`], with an NPU before the processor; it serves from the moment when it has passed its own check.
+    ///
+    /// # Errors
+    /// As [`Self::load`]: an unusable NPU is no error, and is told by [`Self::npu`] and the journal.
+    pub fn load_with_npu(options: &PipelineOptions, choice: &NpuChoice, journal: &Journal) -> Result<Self, PipelineError> {
+        let package = Arc::new(ModelPackage::load(&options.model_dir)?);
+        let engine_options = EngineOptions { threads: options.n_threads, ..EngineOptions::new(uptime) };
+        let (cpu, refused) = TractEngine::verified(&package, engine_options)?;
+        for (kernel, error) in refused {
+            journal.record(&ServiceReport::KernelRefused { kernel: kernel.as_str(), error: error.to_string() });
+        }
+        let budget = Duration::from_secs(options.infer_budget_s);
+        let (engine, npu) = npu::engine(choice, Box::new(cpu), &package, (options.n_threads, budget), journal)?;
+        Ok(Self { npu, ..Self::with_engine(package.spec.clone(), engine, budget)? })
     }
 
     /// A pipeline around an engine that is ready.
@@ -60,7 +79,7 @@ impl Pipeline {
     /// [`PipelineError::Engine`] when its worker cannot start.
     pub fn with_engine(spec: ModelSpec, engine: Box<dyn Engine>, infer_budget: Duration) -> Result<Self, PipelineError> {
         let pool = InferencePool::start(engine, PoolOptions { budget: infer_budget, ..PoolOptions::default() })?;
-        Ok(Self { spec, pool })
+        Ok(Self { spec, pool, npu: NpuWatch::default() })
     }
 
     /// How many times the network may run for one study, each time within its budget.
@@ -73,6 +92,12 @@ impl Pipeline {
     #[must_use]
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// How the NPU does, if there is one.
+    #[must_use]
+    pub fn npu(&self) -> &NpuWatch {
+        &self.npu
     }
 
     /// Whether a job ran past its budget and its worker has not come back.
@@ -92,7 +117,8 @@ impl Pipeline {
             catch_unwind(look).unwrap_or_else(|_| Err(internal_fault("contrast from pixels")))
         });
         timing.total = ms_since(begin);
-        decide(TriageInput {
+        let ran_on = outcome.as_ref().ok().map(|assessed| assessed.findings.model.clone());
+        let mut verdict = decide(TriageInput {
             study_instance_uid: study.study_instance_uid().clone(),
             accession_number: study.accession_number().map(str::to_owned),
             closed_because: study.closed_because(),
@@ -100,7 +126,10 @@ impl Pipeline {
             model: &self.spec,
             decided_at,
             timing,
-        })
+        });
+        // The engine that really ran: the NPU, or the processor behind it.
+        verdict.model = ran_on.or(verdict.model);
+        verdict
     }
 
     /// Prepares and infers once; the time is added to `timing`.

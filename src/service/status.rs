@@ -5,9 +5,10 @@ use tokio::sync::watch;
 use super::vitals::Vitals;
 use super::{monotonic_now, wall_now};
 use crate::board::LampView;
-use crate::domain::{DeviceState, Lamp, Monotonic, Study, Uid};
+use crate::domain::{DeviceCondition, DeviceState, Lamp, Monotonic, Study, Uid};
 use crate::health::Reading;
-use crate::web::{Lights, Probe, Stage, StatusSnapshot, WorkItem};
+use crate::infer::NpuStatus;
+use crate::web::{Lights, NamedText, Probe, Stage, StatusSnapshot, WorkItem};
 
 /// A reading older than this is shown as stale, ms.
 const STALE_MS: u64 = 10_000;
@@ -17,13 +18,16 @@ pub(super) struct StatusTeller {
     snapshot: StatusSnapshot,
     out: watch::Sender<StatusSnapshot>,
     lamp_view: LampView,
+    /// Engine on the processor, which serves where no NPU does.
+    engine: String,
 }
 
 impl StatusTeller {
     /// `fixed` holds what does not change while the service runs: model, addresses, board, versions.
     pub(super) fn new(fixed: StatusSnapshot, lamp_view: LampView) -> (Self, watch::Receiver<StatusSnapshot>) {
         let (out, seen) = watch::channel(fixed.clone());
-        (Self { snapshot: fixed, out, lamp_view }, seen)
+        let engine = fixed.model.as_ref().map(|model| model.engine.clone()).unwrap_or_default();
+        (Self { snapshot: fixed, out, lamp_view, engine }, seen)
     }
 
     /// Studies, verdicts or acknowledgements in the store changed.
@@ -39,6 +43,16 @@ impl StatusTeller {
     /// The lamp thread's view.
     pub(super) fn lamp_view(&self) -> &LampView {
         &self.lamp_view
+    }
+
+    /// Which engine serves, and why it is not the NPU where it should be.
+    pub(super) fn set_npu(&mut self, npu: NpuStatus) {
+        let name = DeviceCondition::NpuLost.as_str();
+        if let Some(model) = &mut self.snapshot.model {
+            model.engine = npu.engine.unwrap_or_else(|| self.engine.clone());
+        }
+        self.snapshot.condition_details.retain(|detail| detail.name != name);
+        self.snapshot.condition_details.extend(npu.lost.map(|text| NamedText { name: name.to_owned(), text }));
     }
 
     /// Health figures, about once a second.

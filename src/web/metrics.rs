@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const LAMPS: [Lamp; 8] =
     [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
 const DEVICE_STATES: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Degraded, DeviceState::Fault];
-const CONDITIONS: [DeviceCondition; 11] = [
+const CONDITIONS: [DeviceCondition; 12] = [
     DeviceCondition::DiskNearlyFull,
     DeviceCondition::DiskFull,
     DeviceCondition::StorageFailing,
@@ -26,6 +26,7 @@ const CONDITIONS: [DeviceCondition; 11] = [
     DeviceCondition::ProbeSilent,
     DeviceCondition::ReceiverDown,
     DeviceCondition::LampFailing,
+    DeviceCondition::NpuLost,
 ];
 const STAGES: [Stage; 4] = [Stage::Receiving, Stage::Waiting, Stage::Preparing, Stage::Inferring];
 

@@ -86,6 +86,29 @@ def golden(work, out):
     return entries
 
 
+def twin(out, quant, entries):
+    """The manifest's [qdq]: the twin's hash, and how near a device's answers must be, from how near onnxruntime's own provider comes.
+
+    The twin holds the same integers, but its convolutions are float: a value on a boundary rounds to the other side here and there, and the layers
+    behind amplify that. Twice the largest difference and ten times the share beyond two steps are allowed."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # else 8-bit products saturate on x86 without VNNI
+    session = onnxruntime.InferenceSession(os.path.join(out, "model.qdq.onnx"), options, providers=["CPUExecutionProvider"])
+    steps, largest, share = 2, 0, 0.0
+    for entry in entries:
+        x = np.fromfile(os.path.join(out, entry["input"]), np.int8).reshape(1, -1, *g.SHAPE_KJI)
+        wanted = np.fromfile(os.path.join(out, entry["output"]), np.int8)
+        y = session.run(None, {"x": (x.astype(np.float32) - quant["input_zero_point"]) * np.float32(quant["input_scale"])})[0].ravel()
+        got = np.clip(np.rint(y / np.float32(quant["output_scale"])) + quant["output_zero_point"], -128, 127)
+        apart = np.abs(got - wanted)
+        largest, share = max(largest, int(apart.max())), max(share, float(np.mean(apart > steps)))
+    return {"file": "model.qdq.onnx", "sha256": sha256(os.path.join(out, "model.qdq.onnx")), "steps_max": max(4, 2 * largest), "steps": steps,
+            "fraction_max": max(0.005, float(np.ceil(share * 1e4) / 1e3)),
+            "source": f"onnxruntime {onnxruntime.__version__}, CPU provider, on the {len(entries)} golden cases: at most {largest} int8 steps, {share:.2%} of "
+                      f"the values more than {steps}; GUESS: a device that rounds in its own way may be twice and ten times as far; verdicts must be equal"}
+
+
 def manifest(work, out, version, state, entries, continues):
     with open(os.path.join(work, "export", "quant.json")) as f:
         quant = json.load(f)
@@ -137,13 +160,14 @@ def manifest(work, out, version, state, entries, continues):
         "total_enhancing_ml_min": 10.0, "max_diameter_mm_min": 30.0,
         "source": "GUESS, from no data and no guideline: a volume or diameter at which mass effect is likely; the site's radiologists must set it"}))
     text += [table("[[golden]]", entry) for entry in entries]
+    text.append("# The same integers between float input and output, for NPUs; how near a device's answers to the golden ones must be.\n"
+                + table("[qdq]", twin(out, quant, entries)))
     text.append(table("[training]", {
         "recipe": "models/train", "data": "synthetic heads from SynthSeg label maps 1-18 (Apache-2.0); no acquired image",
         **({"continues": continues} if continues else {}), **({"start_sha256": state["start"]} if state.get("start") else {}),
         "samples": samples, "steps": state["step"], "patches": state["patches_per_step"] * state["step"], "cpu_minutes": round(state["cpu_s"] / 60, 1),
         "parameters": quant["parameters"], "gmac": round(quant["macs"] / 1e9, 2), "torch": torch.__version__.split("+")[0],
-        "onnxruntime": onnxruntime.__version__, "qdq_file": "model.qdq.onnx",
-        "qdq_sha256": sha256(os.path.join(out, "model.qdq.onnx")), "qdq_note": "float in and out, the same integers inside, for NPUs"}))
+        "onnxruntime": onnxruntime.__version__}))
     return "\n".join(text)
 
 
