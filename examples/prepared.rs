@@ -54,7 +54,11 @@ fn run(study: &Study, model: &ModelSpec, n_runs: usize) {
     }
     ms.sort_by(f64::total_cmp);
     let uid = study.study_instance_uid();
-    println!(r#"{{"study":"{uid}","n_instances":{},"sha256":"{hashed}","median_ms":{:.1}}}"#, study.n_instances(), ms[ms.len() / 2]);
+    println!(
+        r#"{{"study":"{uid}","n_instances":{},"sha256":"{hashed}","median_ms":{:.1}}}"#,
+        study.n_instances(),
+        ms[ms.len() / 2]
+    );
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
