@@ -19,6 +19,8 @@ pub mod folder;
 pub mod pipeline;
 mod settings;
 mod sink;
+pub mod speed;
+pub mod stage_bench;
 mod status;
 mod untagged;
 mod vitals;

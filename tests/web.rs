@@ -304,6 +304,7 @@ async fn serving(status: StatusSnapshot) -> Box_ {
         journal: journal.clone(),
         commands: sender,
         host_names: vec!["triage.hospital.example".to_owned()],
+        speed: std::sync::Arc::new(|| Some(measured())),
         clock: now,
     };
     tokio::spawn(serve(listener, state, stopping));

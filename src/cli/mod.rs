@@ -4,6 +4,7 @@
 
 pub mod demo;
 pub mod model;
+pub mod model_bench;
 pub mod output;
 pub mod serve;
 pub mod tools;
@@ -100,17 +101,26 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum ModelAction {
     /// Name, version, hash and operating points of each model.
     List,
     /// Check hashes and golden outputs.
     Verify,
-    /// Measure the speed on this box.
+    /// Measure the speed on this box, stage by stage and layer by layer, and keep it for the page.
     Bench {
         /// How many runs.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 5)]
         runs: usize,
+        /// Threads inside a stage; by default one per core, at most 4.
+        #[arg(long)]
+        threads: Option<usize>,
+        /// A study on disk, in the place of the synthetic one of 310 instances.
+        #[arg(long, value_name = "PATH")]
+        study: Option<PathBuf>,
+        /// One JSON object per model and nothing else on stdout.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -200,7 +210,9 @@ pub fn run() -> ExitCode {
         Command::Model { action, models } => match action {
             ModelAction::List => model::list(models.as_deref()),
             ModelAction::Verify => model::verify(models.as_deref()),
-            ModelAction::Bench { runs } => model::bench(models.as_deref(), runs),
+            ModelAction::Bench { runs, threads, study, json } => {
+                model_bench::run(models.as_deref(), &model_bench::BenchRequest { n_runs: runs, threads, study, json })
+            }
         },
         Command::Board { action } => match action {
             BoardAction::Show { board, lamp, seconds } => tools::board_show(&board, lamp.as_deref(), seconds),

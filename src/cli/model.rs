@@ -1,8 +1,7 @@
-//! `scanside model list|verify|bench`: the installed model packages, their golden outputs, their speed on this box.
+//! `scanside model list|verify`: the installed model packages and their golden outputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::Outcome;
 use super::output::{complain, say};
@@ -30,7 +29,7 @@ fn packages(models: Option<&Path>) -> Result<Vec<PathBuf>, Outcome> {
 }
 
 /// Runs `action` on every package; one failure makes the whole command fail.
-fn for_each(models: Option<&Path>, action: impl Fn(&ModelPackage) -> Result<(), String>) -> Outcome {
+pub(super) fn for_each(models: Option<&Path>, action: impl Fn(&ModelPackage) -> Result<(), String>) -> Outcome {
     let dirs = match packages(models) {
         Ok(dirs) => dirs,
         Err(outcome) => return outcome,
@@ -81,28 +80,6 @@ pub fn verify(models: Option<&Path>) -> Outcome {
         engine.self_test(package).map_err(|error| error.to_string())?;
         let id = &package.spec.identity;
         say(format!("{} {}: hash and golden outputs agree", id.name, id.version));
-        Ok(())
-    })
-}
-
-/// Speed on this box.
-#[must_use]
-pub fn bench(models: Option<&Path>, n_runs: usize) -> Outcome {
-    for_each(models, |package| {
-        let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
-        for threads in [1, n_threads] {
-            let mut engine =
-                TractEngine::new(package, EngineOptions { threads, clock: uptime }).map_err(|error| error.to_string())?;
-            let (total, layers) = engine.bench(package, n_runs.clamp(1, 1000)).map_err(|error| error.to_string())?;
-            let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-            say(format!("{}, {threads} thread(s), median of {n_runs} runs: {:.1} ms", package.spec.identity.name, ms(total)));
-            for layer in layers {
-                say(format!("  {:8.2} ms  {}", ms(layer.median), layer.name));
-            }
-            if n_threads == 1 {
-                break;
-            }
-        }
         Ok(())
     })
 }

@@ -10,22 +10,22 @@
 mod aligned;
 mod area;
 mod gather;
+mod level;
 mod oblique;
 mod profile;
+mod sides;
 mod slab;
 #[cfg(test)]
 mod tests;
 
-use super::PrepareLimits;
 use super::acquired::{Acquired, Slice};
 use super::register::Rigid;
-use crate::domain::{Grid, Reason, ReasonCode, SliceStack};
+use super::share::share;
+use super::{PrepareLimits, budget};
+use crate::domain::{Grid, Reason, SliceStack};
 use gather::Work;
 use profile::profiles;
 use slab::{Slab, put_together};
-
-/// Threads that resample at the same time; each holds the area tables of one slice.
-const THREADS_MAX: usize = 4;
 
 /// An acquired volume on a grid. All vectors in C order k, j, i.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,21 +59,9 @@ pub(super) fn to_grid(
     filled: Option<f32>,
     limits: &PrepareLimits,
 ) -> Result<Resampled, Reason> {
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    with_threads(volume, grid, placement, filled, limits, n_threads)
-}
-
-fn with_threads(
-    volume: &Acquired,
-    grid: &Grid,
-    placement: Option<&Rigid>,
-    filled: Option<f32>,
-    limits: &PrepareLimits,
-    n_threads: usize,
-) -> Result<Resampled, Reason> {
     let placed = placement.map(|rigid| rigid.place(&volume.stack));
     let stack = placed.as_ref().unwrap_or(&volume.stack);
-    gather(stack, &volume.slices.iter().collect::<Vec<_>>(), grid, filled, limits, n_threads)
+    gather(stack, &volume.slices.iter().collect::<Vec<_>>(), grid, filled, limits)
 }
 
 /// Brings every other slice of `volume` to `grid`, from slice `first` on, as if there were no others.
@@ -99,8 +87,7 @@ pub(super) fn every_other_to_grid(
         ..whole.clone()
     };
     let slices: Vec<&Slice> = volume.slices.iter().skip(first).step_by(2).collect();
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    gather(&stack, &slices, grid, filled, limits, n_threads)
+    gather(&stack, &slices, grid, filled, limits)
 }
 
 fn gather(
@@ -109,25 +96,11 @@ fn gather(
     grid: &Grid,
     filled: Option<f32>,
     limits: &PrepareLimits,
-    n_threads: usize,
 ) -> Result<Resampled, Reason> {
+    budget::check_resample(stack, grid, filled.is_some(), limits)?;
     let (profiles, view) = profiles(stack, grid.spacing_mm);
     let work = Work { stack, slices, profiles: &profiles, view, grid, filled, limits };
-    let slabs = Slab::cut(grid, stack, n_threads);
-    let work = &work;
-    let parts: Vec<Result<Resampled, Reason>> = std::thread::scope(|scope| {
-        let start = |slab| std::thread::Builder::new().name("resample".into()).spawn_scoped(scope, move || work.slab(slab));
-        let started: Vec<_> = slabs.iter().map(start).collect();
-        let fault = |text: &str| Err(Reason::new(ReasonCode::InternalFault, text));
-        started
-            .into_iter()
-            .map(|handle| match handle.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => fault("A resampling thread failed."),
-                Err(_) => fault("No resampling thread could be started: memory is short."),
-            })
-            .collect()
-    });
-    let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(put_together(grid, &slabs, parts))
+    let slabs = Slab::cut(grid, stack, limits.n_threads.max(1));
+    let parts = share(&slabs, limits.n_threads, None, |slab| work.slab(slab))?;
+    Ok(put_together(grid, &slabs, parts.into_iter().collect::<Result<Vec<_>, _>>()?))
 }

@@ -16,7 +16,7 @@ use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use super::sink::GatedSink;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, monotonic_now, settings, uptime, wall_now};
+use super::{ServiceError, ServiceOptions, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
@@ -139,6 +139,10 @@ impl Service {
             journal: journal.clone(),
             commands,
             host_names: config.web.host_names.clone(),
+            speed: Arc::new({
+                let state_dir = options.state_dir.clone();
+                move || speed::load(&state_dir)
+            }),
             clock: wall_now,
         };
         let serving = tokio::spawn(web::serve(web, web_state, shutdown.clone()));

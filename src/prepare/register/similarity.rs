@@ -94,11 +94,13 @@ impl Levels {
         if !(u >= 0.0 && v >= 0.0 && w >= 0.0) {
             return f32::NAN;
         }
-        let (i, j, k) = (u as usize, v as usize, w as usize);
+        // Thirty-two bits: processors have no single instruction for the others. Saturates far beyond any grid.
+        let whole = [u, v, w].map(|x| x as i32);
+        let [i, j, k] = whole.map(|x| x as usize);
         if i + 1 >= n_i || j + 1 >= n_j || k + 1 >= n_k {
             return f32::NAN;
         }
-        let (f, g, h) = ((u - i as f64) as f32, (v - j as f64) as f32, (w - k as f64) as f32);
+        let [f, g, h] = [(u, whole[0]), (v, whole[1]), (w, whole[2])].map(|(x, whole)| (x - f64::from(whole)) as f32);
         let first = (k * n_j + j) * n_i + i;
         let line = |at: usize| {
             let pair = &self.values_kji[at..at + 2];

@@ -82,10 +82,11 @@ impl AreaTable {
 
     /// The cell of a side, and how far into it.
     #[inline]
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clipped first
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // clipped first; n is at most 65,535
     pub(super) fn cell(at: f64, n: usize) -> (usize, f64) {
-        let cell = (at as usize).min(n - 1);
-        (cell, at - cell as f64)
+        // Thirty-two bits: processors have no single instruction for the others.
+        let cell = (at as i32).min(n as i32 - 1);
+        (cell as usize, at - f64::from(cell))
     }
 
     /// The integrals down to one side of the rows, for all these sides of the columns.

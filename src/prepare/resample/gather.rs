@@ -1,7 +1,7 @@
 //! Gathering slices on the points of a slab: slices in their order -> sums per point -> values, background and what was acquired.
 //!
-//! A stack whose three axes run along the patient's is taken apart axis by axis (`aligned.rs`), any other one point by point (`oblique.rs`): the
-//! same numbers, bit for bit, where both can be used.
+//! A stack whose three axes run along the patient's is taken apart axis by axis (`aligned.rs`), any other one row by row (`oblique.rs`; for
+//! slices that lean forward or backward only, `level.rs`): the same numbers, bit for bit, where several can be used.
 
 use std::ops::Range;
 
@@ -88,6 +88,12 @@ impl Work<'_> {
     /// Half the width of the box around a point, in columns and rows.
     pub(super) fn half_box(&self) -> [f64; 2] {
         [self.stack.column_spacing_mm, self.stack.row_spacing_mm].map(|mm| (self.grid.spacing_mm / mm).max(1.0) / 2.0)
+    }
+
+    /// Whether a place lies inside the slice.
+    pub(super) fn is_inside(&self, place: Place) -> bool {
+        let (n_rows, n_columns) = (f64::from(self.stack.n_rows), f64::from(self.stack.n_columns));
+        place.u >= 0.0 && place.u <= n_columns && place.v >= 0.0 && place.v <= n_rows
     }
 
     /// From one point of a row along i to the next.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::gather::{Place, Sums, Taken, Work, reach};
+use super::level;
 use super::profile::Profile;
 use super::slab::Slab;
 use super::{dot, minus};
@@ -44,6 +45,7 @@ pub(super) fn add(work: &Work<'_>, taken: &Taken<'_>, (slab, layers): (&Slab, Ra
     let ([low, high], [_, dj]) = (offsets(work, taken.profile), steps(work));
     let step = work.step();
     let [i0, i1] = reach(step.t, &slab.i);
+    let mut level = level::Rows::of(work, taken, slab);
     for k in layers {
         let first = work.grid.lps_mm(k as f64, 0.0, 0.0);
         let t0 = dot(minus(first, work.stack.origin_lps_mm), work.stack.normal_lps);
@@ -51,7 +53,13 @@ pub(super) fn add(work: &Work<'_>, taken: &Taken<'_>, (slab, layers): (&Slab, Ra
             let start = work.row(taken.position, k, j);
             let points = span(start.t, step.t, [low, high], &slab.i);
             let row = ((k - slab.k.start) * slab.j.len() + j - slab.j.start) * slab.i.len();
-            add_row(work, taken, (start, step), (row, points, slab.i.start), sums);
+            if let Some(level) = &mut level {
+                level.add(work, taken, start, row, sums);
+            } else if step.u == 0.0 && step.v == 0.0 {
+                add_across(work, taken, (start, step.t), (row, points, slab.i.start), sums);
+            } else {
+                add_row(work, taken, (start, step), (row, points, slab.i.start), sums);
+            }
         }
     }
 }
@@ -83,6 +91,38 @@ fn add_row(
         sums.weight[at] += weight as f32;
         if let Some(filled) = taken.filled_table {
             sums.filled[at] += (weight * filled.mean(&footprint)) as f32;
+        }
+    }
+}
+
+/// The same for a row that runs along the normal: all its points show one place of the slice.
+#[inline]
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // single precision sums; indices below 2^52
+fn add_across(
+    work: &Work<'_>,
+    taken: &Taken<'_>,
+    (start, step): (Place, f64),
+    (row, points, first): (usize, Range<usize>, usize),
+    sums: &mut Sums,
+) {
+    let ([view_low, view_high], rescale) = (work.view, taken.slice.rescale);
+    if points.is_empty() || !work.is_inside(start) {
+        return;
+    }
+    let footprint = taken.table.footprint([start.u, start.v], work.half_box());
+    let mean = taken.table.mean(&footprint) * rescale.slope + rescale.intercept;
+    let filled = taken.filled_table.map(|table| table.mean(&footprint));
+    for i in points {
+        let t = start.t + i as f64 * step;
+        let weight = if t >= view_low && t <= view_high { taken.profile.weight(t) } else { 0.0 };
+        if weight <= 0.0 {
+            continue;
+        }
+        let at = row + i - first;
+        sums.value[at] += (weight * mean) as f32;
+        sums.weight[at] += weight as f32;
+        if let Some(filled) = filled {
+            sums.filled[at] += (weight * filled) as f32;
         }
     }
 }

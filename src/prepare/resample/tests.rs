@@ -76,7 +76,6 @@ fn a_ramp_comes_out_exact_for_thick_thin_and_sheared_slices() {
 
 #[test]
 fn the_number_of_threads_changes_nothing_in_any_plane() {
-    let limits = PrepareLimits::default();
     let axial =
         volume([24, 30, 28], [1.7, 1.4, 1.4], 0.05, |k, r, c| u16::try_from((k * 7919 + r * 523 + c * 89) % 977).expect("small"));
     let mut sagittal = axial.clone();
@@ -90,7 +89,10 @@ fn the_number_of_threads_changes_nothing_in_any_plane() {
     coronal.stack.positions_lps_mm = coronal.stack.offsets_mm.iter().map(|&t| [0.0, -t, 0.0]).collect();
     for volume in [axial, sagittal, coronal] {
         let grid = Grid { origin_lps_mm: [-3.0, -21.5, -2.0], spacing_mm: 2.0, shape_kji: [19, 23, 21] };
-        let with = |n| with_threads(&volume, &grid, None, Some(7.0), &limits, n).expect("time is not up");
+        let with = |n_threads| {
+            let limits = PrepareLimits { n_threads, ..PrepareLimits::default() };
+            to_grid(&volume, &grid, None, Some(7.0), &limits).expect("time is not up")
+        };
         let one = with(1);
         assert!(one.acquired_kji.iter().any(|&is| is) && one.acquired_kji.iter().any(|&is| !is));
         for n in [2, 3, 4, 40] {
