@@ -13,6 +13,7 @@
 //! | conductor -> lamp | 8 lamp states | the newest is offered again at the next tick |
 
 mod appliance;
+pub mod budget;
 mod conductor;
 pub mod events;
 pub mod folder;

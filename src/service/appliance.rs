@@ -16,7 +16,7 @@ use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use super::sink::GatedSink;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, monotonic_now, settings, speed, uptime, wall_now};
+use super::{ServiceError, ServiceOptions, budget, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
@@ -80,7 +80,7 @@ impl Service {
         let web = listen(config.web.listen, "the web page").await?;
         let bound = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
         let addresses = (bound(&dicom, config.dicom.listen), bound(&web, config.web.listen));
-        let pipeline = load_pipeline(&config, &options, &journal).await;
+        let pipeline = load_pipeline(&config, &options, &profile, &journal).await;
         Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses })
     }
 
@@ -241,7 +241,7 @@ async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListene
 }
 
 /// The model, or a report in the journal and none.
-async fn load_pipeline(config: &Config, options: &ServiceOptions, journal: &Journal) -> Option<Pipeline> {
+async fn load_pipeline(config: &Config, options: &ServiceOptions, profile: &BoardProfile, journal: &Journal) -> Option<Pipeline> {
     let refuse = |error: String| {
         journal.record(&ServiceReport::ModelRefused { error });
         None
@@ -253,6 +253,7 @@ async fn load_pipeline(config: &Config, options: &ServiceOptions, journal: &Jour
         model_dir: dir.join(&config.infer.model),
         n_threads: config.infer.threads,
         infer_budget_s: config.infer.time_budget_s,
+        memory_bytes_max: budget::study_bytes(profile.limits.memory_process_bytes_max),
     };
     match tokio::task::spawn_blocking(move || Pipeline::load(&pipeline_options)).await {
         Ok(Ok(pipeline)) => Some(pipeline),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{untagged, uptime};
+use super::{budget, untagged, uptime};
 use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
 use crate::infer::{Engine, EngineError, EngineOptions, InferencePool, ModelPackage, PackageError, PoolOptions, TractEngine};
 use crate::prepare::{PrepareLimits, prepare};
@@ -23,6 +23,8 @@ pub struct PipelineOptions {
     pub n_threads: usize,
     /// Time budget of one inference, s.
     pub infer_budget_s: u64,
+    /// Memory that one study may take, bytes (`budget.rs`).
+    pub memory_bytes_max: u64,
 }
 
 /// Why there is no pipeline.
@@ -40,6 +42,7 @@ pub enum PipelineError {
 pub struct Pipeline {
     spec: ModelSpec,
     pool: InferencePool,
+    memory_bytes_max: u64,
 }
 
 impl Pipeline {
@@ -51,7 +54,8 @@ impl Pipeline {
         let package = ModelPackage::load(&options.model_dir)?;
         let mut engine = TractEngine::new(&package, EngineOptions { threads: options.n_threads, clock: uptime })?;
         engine.self_test(&package)?;
-        Self::with_engine(package.spec, Box::new(engine), Duration::from_secs(options.infer_budget_s))
+        let pipeline = Self::with_engine(package.spec, Box::new(engine), Duration::from_secs(options.infer_budget_s))?;
+        Ok(pipeline.with_memory(options.memory_bytes_max))
     }
 
     /// A pipeline around an engine that is ready.
@@ -60,7 +64,13 @@ impl Pipeline {
     /// [`PipelineError::Engine`] when its worker cannot start.
     pub fn with_engine(spec: ModelSpec, engine: Box<dyn Engine>, infer_budget: Duration) -> Result<Self, PipelineError> {
         let pool = InferencePool::start(engine, PoolOptions { budget: infer_budget, ..PoolOptions::default() })?;
-        Ok(Self { spec, pool })
+        Ok(Self { spec, pool, memory_bytes_max: budget::STUDY_BYTES_DEFAULT })
+    }
+
+    /// The same with another bound on the memory that one study may take, bytes.
+    #[must_use]
+    pub fn with_memory(self, memory_bytes_max: u64) -> Self {
+        Self { memory_bytes_max, ..self }
     }
 
     /// How many times the network may run for one study, each time within its budget.
@@ -106,7 +116,8 @@ impl Pipeline {
     /// Prepares and infers once; the time is added to `timing`.
     pub(super) fn attempt(&self, study: &Study, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
         let begin = Instant::now();
-        let limits = PrepareLimits { elapsed_ms: Arc::new(move || ms_since(begin)), ..PrepareLimits::default() };
+        let elapsed_ms = Arc::new(move || ms_since(begin));
+        let limits = PrepareLimits { elapsed_ms, memory_bytes_max: self.memory_bytes_max, ..PrepareLimits::default() };
         let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &limits)))
             .unwrap_or_else(|_| Err(internal_fault("prepare")));
         timing.prepare += ms_since(begin);
@@ -116,6 +127,9 @@ impl Pipeline {
     fn infer(&self, prepared: PreparedStudy, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
         let begin = Instant::now();
         let (quality, series) = (prepared.quality.clone(), prepared.series.clone());
+        if let Err(reason) = budget::check_network(&prepared, self.memory_bytes_max) {
+            return Err(Refusal { reasons: vec![reason], quality, series });
+        }
         let channels = prepared.channels.clone();
         let answer = self.pool.run(prepared);
         timing.infer += ms_since(begin);

@@ -97,27 +97,24 @@ impl AreaTable {
         to.extend(columns.iter().map(|&(c, f)| between((above[c], above[c + 1]), (below[c], below[c + 1]), (f, g))));
     }
 
-    /// Sum over the rectangle from the first corner to this place, of the piecewise constant slice.
-    #[inline]
-    fn integral(&self, (c, f): (usize, f64), (r, g): (usize, f64)) -> f64 {
-        let width = self.n_columns + 1;
-        let above = &self.sums[r * width + c..r * width + c + 2];
-        let below = &self.sums[(r + 1) * width + c..(r + 1) * width + c + 2];
-        between((above[0], above[1]), (below[0], below[1]), (f, g))
-    }
-
-    /// Mean over the box.
+    /// Mean over the box: sums over the rectangles from the first corner to its four corners, of the piecewise constant slice.
     #[inline]
     pub(super) fn mean(&self, of: &Footprint) -> f64 {
-        let ([left, right], [top, bottom]) = (of.columns, of.rows);
-        let sum =
-            (self.integral(right, bottom) - self.integral(left, bottom)) - (self.integral(right, top) - self.integral(left, top));
-        sum / of.area
+        let ([left, right], [(top, g0), (bottom, g1)]) = (of.columns, of.rows);
+        let width = self.n_columns + 1;
+        let two = |r: usize| self.sums[r * width..(r + 2) * width].split_at(width);
+        let (top, bottom) = (two(top), two(bottom));
+        let corner = |(above, below): (&[f64], &[f64]), (c, f): (usize, f64), g: f64| {
+            between((above[c], above[c + 1]), (below[c], below[c + 1]), (f, g))
+        };
+        let lower = corner(bottom, right, g1) - corner(bottom, left, g1);
+        let upper = corner(top, right, g0) - corner(top, left, g0);
+        (lower - upper) / of.area
     }
 }
 
 /// Between four corners of a cell, `f` of the way along its row and `g` down its column.
-#[inline]
+#[inline(always)]
 fn between(above: (f64, f64), below: (f64, f64), (f, g): (f64, f64)) -> f64 {
     let upper = above.0 + (above.1 - above.0) * f;
     let lower = below.0 + (below.1 - below.0) * f;

@@ -43,7 +43,7 @@ pub(super) fn layers(work: &Work<'_>, profile: Profile, slab: &Slab) -> Range<us
 #[allow(clippy::cast_precision_loss)] // indices below 2^52
 pub(super) fn add(work: &Work<'_>, taken: &Taken<'_>, (slab, layers): (&Slab, Range<usize>), sums: &mut Sums) {
     let ([low, high], [_, dj]) = (offsets(work, taken.profile), steps(work));
-    let step = work.step();
+    let (step, half) = (work.step(), work.half_box());
     let [i0, i1] = reach(step.t, &slab.i);
     let mut level = level::Rows::of(work, taken, slab);
     for k in layers {
@@ -56,9 +56,9 @@ pub(super) fn add(work: &Work<'_>, taken: &Taken<'_>, (slab, layers): (&Slab, Ra
             if let Some(level) = &mut level {
                 level.add(work, taken, start, row, sums);
             } else if step.u == 0.0 && step.v == 0.0 {
-                add_across(work, taken, (start, step.t), (row, points, slab.i.start), sums);
+                add_across(work, taken, (start, step.t, half), (row, points, slab.i.start), sums);
             } else {
-                add_row(work, taken, (start, step), (row, points, slab.i.start), sums);
+                add_row(work, taken, (start, step, half), (row, points, slab.i.start), sums);
             }
         }
     }
@@ -70,11 +70,11 @@ pub(super) fn add(work: &Work<'_>, taken: &Taken<'_>, (slab, layers): (&Slab, Ra
 fn add_row(
     work: &Work<'_>,
     taken: &Taken<'_>,
-    (start, step): (Place, Place),
+    (start, step, half): (Place, Place, [f64; 2]),
     (row, points, first): (usize, Range<usize>, usize),
     sums: &mut Sums,
 ) {
-    let ([view_low, view_high], half, rescale) = (work.view, work.half_box(), taken.slice.rescale);
+    let ([view_low, view_high], rescale) = (work.view, taken.slice.rescale);
     let (n_rows, n_columns) = (f64::from(work.stack.n_rows), f64::from(work.stack.n_columns));
     for i in points {
         let along = i as f64;
@@ -101,7 +101,7 @@ fn add_row(
 fn add_across(
     work: &Work<'_>,
     taken: &Taken<'_>,
-    (start, step): (Place, f64),
+    (start, step, half): (Place, f64, [f64; 2]),
     (row, points, first): (usize, Range<usize>, usize),
     sums: &mut Sums,
 ) {
@@ -109,7 +109,7 @@ fn add_across(
     if points.is_empty() || !work.is_inside(start) {
         return;
     }
-    let footprint = taken.table.footprint([start.u, start.v], work.half_box());
+    let footprint = taken.table.footprint([start.u, start.v], half);
     let mean = taken.table.mean(&footprint) * rescale.slope + rescale.intercept;
     let filled = taken.filled_table.map(|table| table.mean(&footprint));
     for i in points {
