@@ -13,6 +13,7 @@
 //! | conductor -> lamp | 8 lamp states | the newest is offered again at the next tick |
 
 mod appliance;
+pub mod budget;
 mod conductor;
 pub mod events;
 pub mod folder;
@@ -20,6 +21,8 @@ pub mod npu;
 pub mod pipeline;
 mod settings;
 mod sink;
+pub mod speed;
+pub mod stage_bench;
 mod status;
 mod untagged;
 mod vitals;

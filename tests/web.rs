@@ -19,6 +19,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+/// A measurement of this box as the service would read it.
+fn measured() -> scanside::domain::speed::SpeedTable {
+    use scanside::domain::speed::{SpeedTable, StageSpeed};
+    let stage = |stage: &str, wall_ms| StageSpeed { stage: stage.into(), wall_ms, cpu_ms: wall_ms, peak_bytes: Some(90 << 20) };
+    SpeedTable {
+        measured_at: WallTime(1_790_000_000_000),
+        scanside: "9.9.9".into(),
+        target: "aarch64-linux".into(),
+        model: "cns-mri 0.3.0 (int8, tract)".into(),
+        n_instances: 310,
+        n_bytes: 33_000_000,
+        n_threads: 2,
+        n_runs: 5,
+        stages: vec![stage("decode", 30.0), stage("infer", 90.0)],
+    }
+}
+
 fn now() -> WallTime {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     WallTime(i64::try_from(since.as_millis()).expect("before the year 292 million"))
@@ -304,6 +321,7 @@ async fn serving(status: StatusSnapshot) -> Box_ {
         journal: journal.clone(),
         commands: sender,
         host_names: vec!["triage.hospital.example".to_owned()],
+        speed: std::sync::Arc::new(|| Some(measured())),
         clock: now,
     };
     tokio::spawn(serve(listener, state, stopping));

@@ -4,6 +4,7 @@
 
 pub mod demo;
 pub mod model;
+pub mod model_bench;
 pub mod npu;
 pub mod output;
 pub mod serve;
@@ -113,11 +114,20 @@ enum ModelAction {
         #[command(flatten)]
         npu: NpuChoice,
     },
-    /// Measure the speed on this box.
+    /// Measure the speed on this box, stage by stage and layer by layer, and keep it for the page.
     Bench {
         /// How many runs.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 5)]
         runs: usize,
+        /// Threads inside a stage; by default one per core, at most 4.
+        #[arg(long)]
+        threads: Option<usize>,
+        /// A study on disk, in the place of the synthetic one of 310 instances.
+        #[arg(long, value_name = "PATH")]
+        study: Option<PathBuf>,
+        /// One JSON object per model and nothing else on stdout.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -227,7 +237,9 @@ pub fn run() -> ExitCode {
         Command::Model { action, models } => match action {
             ModelAction::List => model::list(models.as_deref()),
             ModelAction::Verify { npu } => model::verify(models.as_deref(), &npu),
-            ModelAction::Bench { runs } => model::bench(models.as_deref(), runs),
+            ModelAction::Bench { runs, threads, study, json } => {
+                model_bench::run(models.as_deref(), &model_bench::BenchRequest { n_runs: runs, threads, study, json })
+            }
         },
         Command::Board { action } => match action {
             BoardAction::Show { board, lamp, seconds } => tools::board_show(&board, lamp.as_deref(), seconds),

@@ -1,12 +1,11 @@
-//! `scanside model list|verify|bench`: the installed model packages, their golden outputs, their speed on this box.
+//! `scanside model list|verify`: the installed model packages and their golden outputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::output::{complain, say};
 use super::{NpuChoice, Outcome, npu};
-use crate::infer::{EngineOptions, ModelPackage, TractEngine};
+use crate::infer::{EngineOptions, Kernel, ModelPackage, TractEngine};
 use crate::service::pipeline::find_models_dir;
 use crate::service::uptime;
 
@@ -30,7 +29,7 @@ fn packages(models: Option<&Path>) -> Result<Vec<PathBuf>, Outcome> {
 }
 
 /// Runs `action` on every package; one failure makes the whole command fail.
-fn for_each(models: Option<&Path>, action: impl Fn(&ModelPackage) -> Result<(), String>) -> Outcome {
+pub(super) fn for_each(models: Option<&Path>, action: impl Fn(&ModelPackage) -> Result<(), String>) -> Outcome {
     let dirs = match packages(models) {
         Ok(dirs) => dirs,
         Err(outcome) => return outcome,
@@ -72,6 +71,19 @@ pub fn list(models: Option<&Path>) -> Outcome {
     })
 }
 
+/// The environment variable that names the kernel of `verify` and `bench`; for tests that compare kernels.
+const KERNEL_VARIABLE: &str = "SCANSIDE_KERNEL";
+
+/// Options of an engine with this many threads, on the kernel that the environment names.
+pub(super) fn engine_options(threads: usize) -> Result<EngineOptions, String> {
+    let options = EngineOptions { threads, ..EngineOptions::new(uptime) };
+    let Ok(name) = std::env::var(KERNEL_VARIABLE) else { return Ok(options) };
+    let available: Vec<_> = Kernel::ALL.iter().filter(|kernel| kernel.is_available()).map(|kernel| kernel.as_str()).collect();
+    let kernel = Kernel::by_name(&name).filter(|kernel| kernel.is_available());
+    let kernel = kernel.ok_or_else(|| format!("{KERNEL_VARIABLE}={name:?}: this processor has {}", available.join(", ")))?;
+    Ok(EngineOptions { kernel, ..options })
+}
+
 /// Hashes and golden outputs, and those of the NPU that is asked for.
 #[must_use]
 pub fn verify(models: Option<&Path>, choice: &NpuChoice) -> Outcome {
@@ -83,33 +95,10 @@ pub fn verify(models: Option<&Path>, choice: &NpuChoice) -> Outcome {
         }
     };
     for_each(models, |package| {
-        let mut engine = TractEngine::new(package, EngineOptions { threads: 1, ..EngineOptions::new(uptime) })
-            .map_err(|error| error.to_string())?;
+        let mut engine = TractEngine::new(package, engine_options(1)?).map_err(|error| error.to_string())?;
         engine.self_test(package).map_err(|error| error.to_string())?;
         let id = &package.spec.identity;
-        say(format!("{} {}: hash and golden outputs agree", id.name, id.version));
+        say(format!("{} {}: hash and golden outputs agree (kernel {})", id.name, id.version, engine.kernel()));
         wanted.as_ref().map_or(Ok(()), |options| npu::verify(package, options))
-    })
-}
-
-/// Speed on this box.
-#[must_use]
-pub fn bench(models: Option<&Path>, n_runs: usize) -> Outcome {
-    for_each(models, |package| {
-        let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
-        for threads in [1, n_threads] {
-            let mut engine = TractEngine::new(package, EngineOptions { threads, ..EngineOptions::new(uptime) })
-                .map_err(|error| error.to_string())?;
-            let (total, layers) = engine.bench(package, n_runs.clamp(1, 1000)).map_err(|error| error.to_string())?;
-            let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-            say(format!("{}, {threads} thread(s), median of {n_runs} runs: {:.1} ms", package.spec.identity.name, ms(total)));
-            for layer in layers {
-                say(format!("  {:8.2} ms  {}", ms(layer.median), layer.name));
-            }
-            if n_threads == 1 {
-                break;
-            }
-        }
-        Ok(())
     })
 }

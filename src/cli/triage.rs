@@ -7,6 +7,7 @@ use super::Outcome;
 use super::output::{complain, say};
 use crate::deliver::verdict_json;
 use crate::domain::{Sign, Verdict, VerdictKind};
+use crate::service::budget::STUDY_BYTES_DEFAULT;
 use crate::service::folder::{FolderReport, read_studies};
 use crate::service::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use crate::service::wall_now;
@@ -70,7 +71,12 @@ pub(super) fn load_pipeline(models: Option<PathBuf>) -> Option<Pipeline> {
         return None;
     };
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
-    let options = PipelineOptions { model_dir: models_dir.join("cns-mri"), n_threads, infer_budget_s: 120 };
+    let options = PipelineOptions {
+        model_dir: models_dir.join("cns-mri"),
+        n_threads,
+        infer_budget_s: 120,
+        memory_bytes_max: STUDY_BYTES_DEFAULT,
+    };
     Pipeline::load(&options).inspect_err(|error| complain(error.to_string())).ok()
 }
 

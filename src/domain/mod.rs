@@ -10,6 +10,7 @@ pub mod identity;
 pub mod instance;
 pub mod model;
 pub mod role;
+pub mod speed;
 pub mod study;
 pub mod time;
 pub mod verdict;

@@ -7,16 +7,15 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::PrepareLimits;
 use super::dataset::{self, Rescale};
 use super::frames::{self, Samples};
+use super::share::share;
+use super::{PrepareLimits, budget};
 use crate::domain::{Reason, ReasonCode, SliceStack, StoredInstance};
 
 /// Stack of a decoding thread. dicom-object recurses once per nested sequence; the header scan lets at most 64 levels through, and a
 /// default stack overflows only near 2,000.
 const STACK_BYTES: usize = 16 << 20;
-/// Threads that decode at the same time; each holds one instance.
-const THREADS_MAX: usize = 4;
 
 /// One slice.
 #[derive(Clone, Debug)]
@@ -47,34 +46,17 @@ pub(super) fn load(stack: SliceStack, instances: &[Arc<StoredInstance>], limits:
         let text = format!("A series holds {n_voxels} voxels, more than the {} that can be prepared.", limits.voxels_max);
         return Err(Reason::new(ReasonCode::BudgetExceeded, text));
     }
+    budget::check_decode(&stack, instances, limits)?;
     let mut jobs: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
     for (slice_idx, frame) in stack.frames.iter().enumerate() {
         jobs.entry(frame.instance_idx).or_default().push((slice_idx, frame.frame_idx));
     }
     let jobs: Vec<(usize, Vec<(usize, usize)>)> = jobs.into_iter().collect();
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(jobs.len()).max(1);
-    let parts: Vec<_> = jobs.chunks(jobs.len().div_ceil(n_threads).max(1)).collect();
-    let results: Vec<Result<Vec<Decoded>, Reason>> = std::thread::scope(|scope| {
-        let started: Vec<_> = parts
-            .iter()
-            .map(|part| {
-                let work = || part.iter().map(|(idx, frames)| decode(instances.get(*idx), frames, limits)).collect();
-                std::thread::Builder::new().name("decode".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work)
-            })
-            .collect();
-        let fault = |text: &str| Err(Reason::new(ReasonCode::InternalFault, text));
-        started
-            .into_iter()
-            .map(|handle| match handle.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => fault("A decoding thread failed."),
-                Err(_) => fault("No decoding thread could be started: memory is short."),
-            })
-            .collect()
-    });
+    let read = |(idx, frames): &(usize, Vec<(usize, usize)>)| decode(instances.get(*idx), frames, limits);
+    let results: Vec<Result<Decoded, Reason>> = share(&jobs, limits.n_threads, Some(STACK_BYTES), read)?;
     let mut slices: Vec<Option<Slice>> = vec![None; stack.n_slices()];
     let mut is_lossy = false;
-    for (decoded, lossy) in results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+    for (decoded, lossy) in results.into_iter().collect::<Result<Vec<_>, _>>()? {
         is_lossy |= lossy;
         for (slice_idx, slice) in decoded {
             if let Some(place) = slices.get_mut(slice_idx) {
@@ -100,13 +82,13 @@ fn decode(instance: Option<&Arc<StoredInstance>>, wanted: &[(usize, usize)], lim
     let syntax_uid = instance.header.transfer_syntax_uid.as_str();
     frames::check_syntax(syntax_uid)?;
     let work = || {
-        let data_set = dataset::open(instance, limits.instance_bytes_max)?;
-        let format = dataset::sample_format(&data_set, instance)?;
+        let opened = dataset::open(instance, limits)?;
+        let format = dataset::sample_format(&opened.data_set, instance)?;
         let mut slices = Vec::with_capacity(wanted.len());
         for &(slice_idx, frame_idx) in wanted {
             limits.check_time()?;
-            let samples = frames::samples(&data_set, &format, frame_idx)?;
-            let rescale = dataset::rescale(&data_set, frame_idx)?;
+            let samples = frames::samples(&opened, &format, frame_idx)?;
+            let rescale = dataset::rescale(&opened.data_set, frame_idx)?;
             slices.push((slice_idx, Slice { samples, rescale }));
         }
         Ok((slices, frames::is_lossy(syntax_uid, &format)))
@@ -128,32 +110,43 @@ impl Slice {
 impl Acquired {
     /// The single most frequent image value, if it fills more than `fraction` of the volume: stripped or zero-filled background.
     /// Of values that are equally frequent, the smallest.
-    pub(super) fn filled_value(&self, fraction: f64) -> Option<f32> {
+    ///
+    /// # Errors
+    /// `InternalFault` when a thread could not be started.
+    pub(super) fn filled_value(&self, fraction: f64, n_threads: usize) -> Result<Option<f32>, Reason> {
+        let parts: Vec<&[Slice]> = self.slices.chunks(self.slices.len().div_ceil(n_threads.max(1)).max(1)).collect();
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut n_voxels = 0_u64;
-        // Slices of one rescale are counted together, by stored value.
-        for slices in self.slices.chunk_by(|a, b| a.rescale == b.rescale) {
-            let mut stored = StoredCounts::default();
-            for slice in slices {
-                n_voxels += u64::try_from(slice.samples.len()).unwrap_or(u64::MAX);
-                stored.add(&slice.samples);
-            }
-            stored.for_each(|value, n| *counts.entry(ordered(slices[0].value(value))).or_default() += n);
+        for (key, n) in share(&parts, n_threads, None, |part| value_counts(part))?.into_iter().flatten() {
+            *counts.entry(key).or_default() += n;
         }
+        let n_voxels: u64 = counts.values().sum();
         // `max_by_key` keeps the last of equals: walk down so that the smallest value comes last.
-        let (&key, &n) = counts.iter().rev().max_by_key(|&(_, &n)| n)?;
+        let most = counts.iter().rev().max_by_key(|&(_, &n)| n);
         #[allow(clippy::cast_precision_loss)] // far below 2^52
-        let is_filled = n as f64 > fraction * n_voxels as f64;
-        is_filled.then(|| from_ordered(key))
+        let filled = most.filter(|&(_, &n)| n as f64 > fraction * n_voxels as f64);
+        Ok(filled.map(|(&key, _)| from_ordered(key)))
     }
+}
+
+/// How often each image value occurs in some slices, by its key.
+fn value_counts(slices: &[Slice]) -> BTreeMap<u32, u64> {
+    let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
+    // Slices of one rescale are counted together, by stored value.
+    for slices in slices.chunk_by(|a, b| a.rescale == b.rescale) {
+        let mut stored = StoredCounts::default();
+        slices.iter().for_each(|slice| stored.add(&slice.samples));
+        stored.for_each(|value, n| *counts.entry(ordered(slices[0].value(value))).or_default() += n);
+    }
+    counts
 }
 
 /// How often each stored value occurs.
 #[derive(Default)]
 struct StoredCounts {
-    /// By the bits of the value; empty until the first slice of that kind.
-    u16: Vec<u64>,
-    i16: Vec<u64>,
+    /// By the bits of the value; empty until the first slice of that kind. Two tables in turn: the next one of two equal neighbours need not
+    /// wait for the first. Thirty-two bits: no volume has 2^32 voxels (`PrepareLimits::voxels_max`).
+    u16: [Vec<u32>; 2],
+    i16: [Vec<u32>; 2],
     /// Runs of equal values of each slice.
     f32: Vec<(f32, u64)>,
 }
@@ -161,14 +154,8 @@ struct StoredCounts {
 impl StoredCounts {
     fn add(&mut self, samples: &Samples) {
         match samples {
-            Samples::U16(values) => {
-                self.u16.resize(65_536, 0);
-                values.iter().for_each(|&v| self.u16[usize::from(v)] += 1);
-            }
-            Samples::I16(values) => {
-                self.i16.resize(65_536, 0);
-                values.iter().for_each(|&v| self.i16[usize::from(v.cast_unsigned())] += 1);
-            }
+            Samples::U16(values) => count(values, &mut self.u16, |v| v),
+            Samples::I16(values) => count(values, &mut self.i16, i16::cast_unsigned),
             Samples::F32(values) => {
                 let mut sorted = values.clone();
                 sorted.sort_unstable_by(f32::total_cmp);
@@ -179,12 +166,24 @@ impl StoredCounts {
 
     /// Stored values that occur, with their counts.
     fn for_each(&self, mut take: impl FnMut(f64, u64)) {
-        let seen = |counts: &[u64], value: fn(u16) -> f64, take: &mut dyn FnMut(f64, u64)| {
-            (0..=u16::MAX).zip(counts).filter(|&(_, &n)| n > 0).for_each(|(bits, &n)| take(value(bits), n));
+        let seen = |[even, odd]: &[Vec<u32>; 2], value: fn(u16) -> f64, take: &mut dyn FnMut(f64, u64)| {
+            let both = even.iter().zip(odd).map(|(&a, &b)| u64::from(a) + u64::from(b));
+            (0..=u16::MAX).zip(both).filter(|&(_, n)| n > 0).for_each(|(bits, n)| take(value(bits), n));
         };
         seen(&self.u16, f64::from, &mut take);
         seen(&self.i16, |bits| f64::from(bits.cast_signed()), &mut take);
         self.f32.iter().for_each(|&(value, n)| take(f64::from(value), n));
+    }
+}
+
+fn count<T: Copy>(values: &[T], [even, odd]: &mut [Vec<u32>; 2], bits: impl Fn(T) -> u16) {
+    even.resize(65_536, 0);
+    odd.resize(65_536, 0);
+    let pairs = values.chunks_exact(2);
+    pairs.remainder().iter().for_each(|&v| even[usize::from(bits(v))] += 1);
+    for pair in pairs {
+        even[usize::from(bits(pair[0]))] += 1;
+        odd[usize::from(bits(pair[1]))] += 1;
     }
 }
 

@@ -1,11 +1,12 @@
 //! Opening one stored instance: Part-10 file in -> data set in memory, with what is needed to read its pixels.
 //!
-//! The parser of dicom-object recurses once per nested sequence and trusts declared lengths; the header scan of `receive` has bounded
+//! The file is read once; plain pixels stay where they lie in it (`tail.rs`), everything before them is parsed. The parser of dicom-object recurses once per nested sequence and trusts declared lengths; the header scan of `receive` has bounded
 //! both for everything that reaches the spool. Here the bytes read are bounded as well, also those that come out of a deflated data set
 //! (PS3.5 section A.5), and the caller runs this on a thread of its own with a generous stack.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
+use std::ops::Range;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
@@ -13,11 +14,16 @@ use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_object::{FileDicomObject, FileMetaTable, FileMetaTableBuilder, InMemDicomObject};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
+use super::tail::find_pixels;
+use super::{PrepareLimits, budget};
 use crate::domain::{Reason, ReasonCode, StoredInstance};
 
 /// A data set with its file meta group.
 pub(super) type DataSet = FileDicomObject<InMemDicomObject>;
 
+const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
+const DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1.99";
+const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 
 /// How the samples of an instance are stored (PS3.3 C.7.6.3.1).
@@ -57,30 +63,31 @@ fn unreadable(text: impl Into<String>) -> Reason {
     Reason::new(ReasonCode::UnreadableDataSet, text)
 }
 
-/// Reads the whole data set of `instance`; at most `n_bytes_max` bytes, before and after inflation.
-pub(super) fn open(instance: &StoredInstance, n_bytes_max: u64) -> Result<DataSet, Reason> {
-    if instance.n_bytes > n_bytes_max {
-        let text =
-            format!("An image of {} bytes is larger than the {n_bytes_max} bytes that one image may have.", instance.n_bytes);
-        return Err(Reason::new(ReasonCode::BudgetExceeded, text));
+/// An instance in memory.
+pub(super) struct Opened {
+    /// All of it; without the pixels where those are plain.
+    pub(super) data_set: DataSet,
+    /// The file, and where its pixels lie in it: those of an uncompressed, little-endian instance.
+    plain: Option<(Vec<u8>, Range<usize>)>,
+}
+
+impl Opened {
+    /// Plain pixels, little endian, all frames.
+    pub(super) fn plain_pixels(&self) -> Option<&[u8]> {
+        self.plain.as_ref().and_then(|(bytes, pixels)| bytes.get(pixels.clone()))
     }
-    let file = File::open(&instance.path).map_err(|error| {
-        // Only the kind: the path is of no use to a radiologist.
-        Reason::new(ReasonCode::InternalFault, format!("A stored image could not be opened ({}).", error.kind()))
-    })?;
-    let mut reader = BufReader::new(file.take(n_bytes_max));
-    let mut start = Vec::with_capacity(132);
-    (&mut reader)
-        .take(132)
-        .read_to_end(&mut start)
-        .map_err(|e| unreadable(format!("An image could not be read ({}).", e.kind())))?;
-    let is_magic = |at: usize| start.get(at..at + 4) == Some(b"DICM".as_slice());
+}
+
+/// Reads the whole data set of `instance`; at most as many bytes as the limits allow, before and after inflation.
+pub(super) fn open(instance: &StoredInstance, limits: &PrepareLimits) -> Result<Opened, Reason> {
+    let n_bytes_max = limits.instance_bytes_max;
+    let bytes = read_file(instance, n_bytes_max)?;
+    let is_magic = |at: usize| bytes.get(at..at + 4) == Some(b"DICM".as_slice());
     // PS3.10 section 7.1: preamble and prefix; some senders leave out the preamble, some both and the meta group too.
-    let begin = if is_magic(128) { 128 } else { 0 };
-    let mut reader = start.get(begin..).unwrap_or(&[]).chain(reader);
+    let mut rest = bytes.get(if is_magic(128) { 128 } else { 0 }..).unwrap_or_default();
     let scanned = instance.header.transfer_syntax_uid.as_str();
     let meta = if is_magic(128) || is_magic(0) {
-        FileMetaTable::from_reader(&mut reader).map_err(|_| unreadable("The file meta group of an image cannot be read."))?
+        FileMetaTable::from_reader(&mut rest).map_err(|_| unreadable("The file meta group of an image cannot be read."))?
     } else {
         FileMetaTableBuilder::new()
             .transfer_syntax(scanned)
@@ -92,10 +99,44 @@ pub(super) fn open(instance: &StoredInstance, n_bytes_max: u64) -> Result<DataSe
     if meta.transfer_syntax() != scanned {
         return Err(unreadable("The file meta group of an image names another transfer syntax than was received."));
     }
-    Ok(read_data_set(reader, scanned, n_bytes_max)?.with_exact_meta(meta))
+    let tail = match scanned {
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN | EXPLICIT_VR_BIG_ENDIAN => None,
+        scanned => find_pixels(rest, scanned != IMPLICIT_VR_LITTLE_ENDIAN),
+    };
+    let n_parsed = tail.as_ref().map_or(rest.len(), |tail| tail.n_other);
+    // What a deflated data set or one in big endian holds before its pixels is not told: there the bytes of the instance are the bound.
+    if !matches!(scanned, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN | EXPLICIT_VR_BIG_ENDIAN) {
+        budget::check_parse(n_parsed, limits)?;
+    }
+    let native = tail.and_then(|tail| Some((tail.n_other, tail.native?)));
+    let Some((element, pixels)) = native else {
+        let data_set = read_data_set(rest, scanned, n_bytes_max)?.with_exact_meta(meta);
+        return Ok(Opened { data_set, plain: None });
+    };
+    let skipped = bytes.len() - rest.len();
+    let data_set = read_data_set(rest.get(..element).unwrap_or_default(), scanned, n_bytes_max)?.with_exact_meta(meta);
+    Ok(Opened { data_set, plain: Some((bytes, pixels.start + skipped..pixels.end + skipped)) })
 }
 
-fn read_data_set(reader: impl Read, transfer_syntax: &str, n_bytes_max: u64) -> Result<InMemDicomObject, Reason> {
+fn read_file(instance: &StoredInstance, n_bytes_max: u64) -> Result<Vec<u8>, Reason> {
+    if instance.n_bytes > n_bytes_max {
+        let text =
+            format!("An image of {} bytes is larger than the {n_bytes_max} bytes that one image may have.", instance.n_bytes);
+        return Err(Reason::new(ReasonCode::BudgetExceeded, text));
+    }
+    let file = File::open(&instance.path).map_err(|error| {
+        // Only the kind: the path is of no use to a radiologist.
+        Reason::new(ReasonCode::InternalFault, format!("A stored image could not be opened ({}).", error.kind()))
+    })?;
+    // One byte more, so that the end is seen without the buffer growing.
+    let mut bytes = Vec::with_capacity(usize::try_from(instance.n_bytes.saturating_add(1)).unwrap_or(0));
+    file.take(n_bytes_max)
+        .read_to_end(&mut bytes)
+        .map_err(|e| unreadable(format!("An image could not be read ({}).", e.kind())))?;
+    Ok(bytes)
+}
+
+fn read_data_set(reader: &[u8], transfer_syntax: &str, n_bytes_max: u64) -> Result<InMemDicomObject, Reason> {
     let unknown = || Reason::new(ReasonCode::UndecodablePixels, format!("Transfer syntax {transfer_syntax} is not known here."));
     let syntax = TransferSyntaxRegistry.get(transfer_syntax).ok_or_else(unknown)?;
     let broken = |_| unreadable("The data set of an image is broken: send it again.");

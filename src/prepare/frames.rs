@@ -12,7 +12,7 @@ use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::codestream::{self, StreamSize};
-use super::dataset::{DataSet, SampleFormat};
+use super::dataset::{Opened, SampleFormat};
 use crate::domain::{Reason, ReasonCode};
 
 /// What transfer syntaxes can be read (PS3.5 section 10, PS3.6 table A-1), and how their pixels lie.
@@ -97,10 +97,16 @@ pub(super) fn is_lossy(syntax_uid: &str, format: &SampleFormat) -> bool {
 }
 
 /// The samples of frame `frame_idx`.
-pub(super) fn samples(data_set: &DataSet, format: &SampleFormat, frame_idx: usize) -> Result<Samples, Reason> {
+pub(super) fn samples(opened: &Opened, format: &SampleFormat, frame_idx: usize) -> Result<Samples, Reason> {
+    let data_set = &opened.data_set;
     let syntax_uid = data_set.meta().transfer_syntax();
     let layout = layout_of(syntax_uid)?;
     let missing = || Reason::new(ReasonCode::UnreadableDataSet, "An image holds no pixels, or fewer than its size says.");
+    if let Some(pixels) = opened.plain_pixels() {
+        let start = format.frame_bytes().checked_mul(frame_idx).ok_or_else(missing)?;
+        let frame = start.checked_add(format.frame_bytes()).and_then(|end| pixels.get(start..end));
+        return Ok(from_little_endian(frame.ok_or_else(missing)?, format));
+    }
     let element = data_set.get(tags::PIXEL_DATA).ok_or_else(missing)?;
     let bytes: Cow<'_, [u8]> = match (layout, element.value()) {
         (Layout::Native | Layout::NativeBigEndian, Value::Primitive(value)) => {
@@ -202,19 +208,32 @@ fn from_little_endian(bytes: &[u8], format: &SampleFormat) -> Samples {
         let bits = ((raw >> shift) & mask) ^ flip;
         i64::from(bits ^ sign) - i64::from(sign) // sign extension
     };
+    if format.bits_allocated == 16 {
+        return from_words(bytes, format, flip);
+    }
     let raw8 = bytes.iter().map(|&b| u32::from(b));
-    let raw16 = bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])));
     // The masks above keep every value inside its type.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     match (format.bits_allocated, format.is_signed) {
         (8, true) => Samples::I16(raw8.map(|raw| value(raw) as i16).collect()),
         (8, false) => Samples::U16(raw8.map(|raw| value(raw) as u16).collect()),
-        (16, true) => Samples::I16(raw16.map(|raw| value(raw) as i16).collect()),
-        (16, false) => Samples::U16(raw16.map(|raw| value(raw) as u16).collect()),
         _ => {
             let raw32 = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             Samples::F32(raw32.map(|raw| value(raw) as f32).collect())
         }
+    }
+}
+
+/// Words in sixteen-bit arithmetic: moved up to the highest bit stored, and down again with the sign or without.
+#[allow(clippy::cast_possible_truncation)] // the flip of 16 bits allocated has no more
+fn from_words(bytes: &[u8], format: &SampleFormat, flip: u32) -> Samples {
+    let (up, down) = (u32::from(15 - format.high_bit), u32::from(16 - format.bits_stored));
+    let flip = (flip << down) as u16;
+    let words = bytes.chunks_exact(2).map(|b| (u16::from_le_bytes([b[0], b[1]]) << up) ^ flip);
+    if format.is_signed {
+        Samples::I16(words.map(|word| word.cast_signed() >> down).collect())
+    } else {
+        Samples::U16(words.map(|word| word >> down).collect())
     }
 }
 

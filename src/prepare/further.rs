@@ -10,8 +10,8 @@ use super::choose::Candidate;
 use super::register::{ON_TABLE, Outcome, Rigid, STILL_MM, is_still};
 use super::resample::Resampled;
 use super::{
-    Acquired, Anchor, OVERLAP_MIN, OVERLAP_WHOLE, PrepareLimits, Report, best, head, load, note_motion, note_pixels, on_grid,
-    volume,
+    Acquired, Anchor, OVERLAP_MIN, OVERLAP_WHOLE, PrepareLimits, PrepareStep, Report, best, head, load, note_motion, note_pixels,
+    on_grid, volume,
 };
 use crate::domain::{ModelSpec, Reason, ReasonCode, Role, Severity, Study, Volume};
 
@@ -40,7 +40,7 @@ pub(super) fn further_channel(
             _ => Frames::Unknown,
         };
         let acquired = load(candidate, limits)?;
-        let filled = acquired.filled_value(model.normalisation.background_mode_fraction);
+        let filled = acquired.filled_value(model.normalisation.background_mode_fraction, limits.n_threads)?;
         let series = Loaded { candidate, acquired: &acquired, filled };
         let channel = match frames {
             Frames::Same => same_frame(&series, anchor, model, limits, report)?,
@@ -113,6 +113,7 @@ fn same_frame(
 ) -> Result<Volume, Reason> {
     let role = series.role();
     let mut channel = series.on_anchor(None, anchor, model, limits)?;
+    limits.step(PrepareStep::Register);
     match anchor.first()?.check(&anchor.head.grid, &channel, &ON_TABLE, limits)? {
         Outcome::Still => {}
         Outcome::Doubtful(why) => {
@@ -159,6 +160,7 @@ fn other_frame(
             format!("{frame}, so its position in the head is not known, and it could not be found from the images: {why}.");
         Reason::new(ReasonCode::IncompleteGeometry, text)
     };
+    limits.step(PrepareStep::Resample);
     let own = head::place(series.acquired, series.filled, model, limits).and_then(|own| {
         let seen = on_grid(series.candidate, series.acquired, series.filled, (&own.grid, None), model, limits)?;
         Ok((own, seen))
@@ -168,6 +170,7 @@ fn other_frame(
         Err(reason) if reason.code == ReasonCode::BudgetExceeded => return Err(reason),
         Err(reason) => return Err(unknown(reason.text.trim_end_matches('.'))),
     };
+    limits.step(PrepareStep::Register);
     let rigid = anchor.first()?.find(&own.grid, &seen, limits)?.map_err(|why| unknown(&why))?;
     drop(seen);
     let is_by_header = frames == Frames::Unknown && is_still(&rigid, STILL_MM);

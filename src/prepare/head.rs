@@ -188,21 +188,32 @@ pub(super) fn main_parts(mask: &[bool], shape_kji: [usize; 3]) -> Vec<bool> {
 pub(super) fn spread(mask: &[bool], shape_kji: [usize; 3], grow: bool) -> Vec<bool> {
     let [n_k, n_j, n_i] = shape_kji;
     let mut out = mask.to_vec();
-    for k in 0..n_k {
-        for j in 0..n_j {
-            for i in 0..n_i {
-                let at = (k * n_j + j) * n_i + i;
-                let differs = |other: usize| mask[other] == grow;
-                let changes = mask[at] != grow
-                    && ((i > 0 && differs(at - 1))
-                        || (i + 1 < n_i && differs(at + 1))
-                        || (j > 0 && differs(at - n_i))
-                        || (j + 1 < n_j && differs(at + n_i))
-                        || (k > 0 && differs(at - n_i * n_j))
-                        || (k + 1 < n_k && differs(at + n_i * n_j)));
-                out[at] = if changes { grow } else { mask[at] };
+    // Whole rows at a time: a row meets its own voxels one to the left and right, and those of the four rows beside it.
+    for row in 0..n_k * n_j {
+        let (k, j) = (row / n_j, row % n_j);
+        let line = |row: usize| &mask[row * n_i..(row + 1) * n_i];
+        let to = &mut out[row * n_i..(row + 1) * n_i];
+        let meet = |to: &mut [bool], from: &[bool]| {
+            if grow {
+                to.iter_mut().zip(from).for_each(|(to, &other)| *to |= other);
+            } else {
+                to.iter_mut().zip(from).for_each(|(to, &other)| *to &= other);
             }
+        };
+        if j > 0 {
+            meet(to, line(row - 1));
         }
+        if j + 1 < n_j {
+            meet(to, line(row + 1));
+        }
+        if k > 0 {
+            meet(to, line(row - n_j));
+        }
+        if k + 1 < n_k {
+            meet(to, line(row + n_j));
+        }
+        meet(to, line(row).get(1..).unwrap_or_default());
+        meet(to.get_mut(1..).unwrap_or_default(), line(row));
     }
     out
 }

@@ -11,7 +11,8 @@
 //! | look for motion | a stack of thick slices -> a note | `motion.rs` |
 //! | bring together | a further channel -> where it lies in the first one's head | `further.rs`, `register.rs` |
 //!
-//! One volume is in memory at a time. The result depends on nothing but the instances and the model: not on their order, not on the number of
+//! Time and memory are bounded (`budget.rs`: estimated before they are taken), work is shared between a bounded number of threads (`share.rs`), and
+//! who asks is told which step runs (`step.rs`). One volume is in memory at a time. The result depends on nothing but the instances and the model: not on their order, not on the number of
 //! threads, not on the processor (DESIGN.md rule 4).
 //!
 //! Frames of reference: the first required channel sets the grid, and where another channel lies on it is checked in the images. With the same
@@ -19,6 +20,7 @@
 //! registration, and the channel is left out with a warning when optional, or refused when required, where that fails (table in `further.rs`).
 
 mod acquired;
+mod budget;
 mod choose;
 mod codestream;
 mod dataset;
@@ -30,6 +32,9 @@ mod motion;
 mod normalise;
 mod register;
 mod resample;
+mod share;
+mod step;
+mod tail;
 
 use std::sync::Arc;
 
@@ -43,6 +48,7 @@ use further::further_channel;
 use head::Head;
 use register::{First, Rigid};
 use resample::Resampled;
+pub use step::PrepareStep;
 
 /// Series of one role that are tried, the best one first, before the study is refused.
 const CANDIDATES_MAX: usize = 3;
@@ -53,6 +59,9 @@ const OVERLAP_WHOLE: f64 = 0.9;
 /// Foreground lower than this does not show the whole brain, mm. GUESS: an adult brain is about 130 mm high.
 const BRAIN_HEIGHT_MM: f64 = 110.0;
 
+/// More threads than this gain little: one core reads memory at half the speed of a small board's.
+const THREADS_DEFAULT_MAX: usize = 4;
+
 /// What preparing may cost. At each bound the study is refused with `BudgetExceeded`.
 #[derive(Clone)]
 pub struct PrepareLimits {
@@ -60,16 +69,30 @@ pub struct PrepareLimits {
     pub voxels_max: u64,
     /// Bytes of one stored instance, and of its data set when inflated.
     pub instance_bytes_max: u64,
+    /// Bytes of memory that preparing may hold at a time, by the estimates of `budget.rs`.
+    pub memory_bytes_max: u64,
+    /// Threads that read and resample at the same time; the result does not depend on it.
+    pub n_threads: usize,
     /// Time for one study, ms.
     pub time_budget_ms: u64,
     /// Milliseconds since preparing began, by the caller's clock; asked once per slice. The default never runs.
     pub elapsed_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Told at each change from one step to the next, on the caller's thread; for stage tables.
+    pub on_step: Arc<dyn Fn(PrepareStep) + Send + Sync>,
 }
 
 impl Default for PrepareLimits {
     fn default() -> Self {
         let elapsed_ms: Arc<dyn Fn() -> u64 + Send + Sync> = Arc::new(|| 0);
-        Self { voxels_max: 134_217_728, instance_bytes_max: 536_870_912, time_budget_ms: 120_000, elapsed_ms }
+        Self {
+            voxels_max: 134_217_728,
+            instance_bytes_max: 536_870_912,
+            memory_bytes_max: 1_073_741_824,
+            n_threads: std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_DEFAULT_MAX),
+            time_budget_ms: 120_000,
+            elapsed_ms,
+            on_step: Arc::new(|_| ()),
+        }
     }
 }
 
@@ -78,12 +101,18 @@ impl std::fmt::Debug for PrepareLimits {
         f.debug_struct("PrepareLimits")
             .field("voxels_max", &self.voxels_max)
             .field("instance_bytes_max", &self.instance_bytes_max)
+            .field("memory_bytes_max", &self.memory_bytes_max)
+            .field("n_threads", &self.n_threads)
             .field("time_budget_ms", &self.time_budget_ms)
             .finish_non_exhaustive()
     }
 }
 
 impl PrepareLimits {
+    fn step(&self, step: PrepareStep) {
+        (self.on_step)(step);
+    }
+
     fn check_time(&self) -> Result<(), Reason> {
         if (self.elapsed_ms)() <= self.time_budget_ms {
             return Ok(());
@@ -98,6 +127,7 @@ impl PrepareLimits {
 /// # Errors
 /// [`Refusal`] names what is missing or wrong, with the notes gathered so far and every series as it was understood.
 pub fn prepare(study: &Study, model: &ModelSpec, limits: &PrepareLimits) -> Result<PreparedStudy, Refusal> {
+    limits.step(PrepareStep::Sort);
     let mut report = Report::new(study);
     match channels(study, model, limits, &mut report) {
         Ok((grid, channels)) => Ok(PreparedStudy { grid, channels, quality: report.quality, series: report.series }),
@@ -227,6 +257,7 @@ fn best<T>(
     report: &mut Report,
     mut attempt: impl FnMut(&Candidate<'_>, &mut Report) -> Result<T, Reason>,
 ) -> Result<T, Reason> {
+    limits.step(PrepareStep::Sort);
     let (usable, faulty) = choose::candidates(study, role, model, limits);
     for (series, reason) in &faulty {
         report.not_used(&series.series_instance_uid, &reason.text);
@@ -260,6 +291,7 @@ fn best<T>(
 }
 
 fn load(candidate: &Candidate<'_>, limits: &PrepareLimits) -> Result<Acquired, Reason> {
+    limits.step(PrepareStep::Decode);
     acquired::load(candidate.stack.clone(), &candidate.series.instances, limits)
 }
 
@@ -273,7 +305,8 @@ fn first_channel(
 ) -> Result<(Anchor, Volume), Reason> {
     best(study, role, model, limits, report, |candidate, report| {
         let acquired = load(candidate, limits)?;
-        let filled = acquired.filled_value(model.normalisation.background_mode_fraction);
+        let filled = acquired.filled_value(model.normalisation.background_mode_fraction, limits.n_threads)?;
+        limits.step(PrepareStep::Resample);
         let head = head::place(&acquired, filled, model, limits)?;
         let channel = on_grid(candidate, &acquired, filled, (&head.grid, None), model, limits)?;
         note_pixels(role, &acquired, filled, report);
@@ -284,6 +317,7 @@ fn first_channel(
             report.note("coverage", Severity::Warning, text);
         }
         let is_alone = !model.channels.iter().any(|c| c.role != role && study.series().iter().any(|s| s.role == c.role));
+        limits.step(PrepareStep::Register);
         let first = (!is_alone).then(|| First::new(&head.grid, &channel, 0));
         let shown_kji = channel.background_kji.iter().map(|b| !b).collect();
         let frame_of_reference_uid = candidate.frame_of_reference_uid.clone();
@@ -300,7 +334,9 @@ fn on_grid(
     model: &ModelSpec,
     limits: &PrepareLimits,
 ) -> Result<Resampled, Reason> {
+    limits.step(PrepareStep::Resample);
     let mut resampled = resample::to_grid(acquired, grid, placement, filled, limits)?;
+    limits.step(PrepareStep::Normalise);
     if !normalise::normalise(&mut resampled.values_kji, &resampled.background_kji, &model.normalisation) {
         let text = format!("The {} series shows nothing where the head should be.", candidate.series.role);
         return Err(Reason::new(ReasonCode::CoverageOrResolution, text));
@@ -332,6 +368,7 @@ fn note_motion(
     limits: &PrepareLimits,
     report: &mut Report,
 ) -> Result<(), Reason> {
+    limits.step(PrepareStep::Register);
     if let Some(rigid) = motion::between_passes(acquired, grid, filled, model, limits)? {
         let text = format!(
             "In the {role} series the patient moved by {} between the even and the odd slices: what is small may look blurred or doubled.",

@@ -20,6 +20,7 @@ pub(super) use rigid::Rigid;
 use super::PrepareLimits;
 use super::head::{main_parts, spread};
 use super::resample::Resampled;
+use super::share::share;
 use crate::domain::{Grid, Reason};
 use rigid::Parameters;
 use search::{Found, climb};
@@ -232,39 +233,44 @@ impl First {
         limits: &PrepareLimits,
     ) -> Result<Estimate, Reason> {
         let at = |p: &Parameters| Rigid::new(self.centre_lps_mm, p);
-        let mut by_coarse = |p: &Parameters| self.coarse.likeness(&second.coarse, &at(p));
-        let mut coarse: Vec<(Found, Parameters)> = Vec::new();
+        let by_coarse = |p: &Parameters| self.coarse.likeness(&second.coarse, &at(p));
         let (first_steps, later_steps) = reach.steps_coarse_mm.split_at(1);
-        for centre in starts {
+        // All starts, each with the centre of its bounds.
+        let turns = (3..6).flat_map(|axis| [-1.0, 1.0].map(|sign| (axis, sign * reach.turn_mm)));
+        let turns: Vec<(usize, f64)> = std::iter::once((3, 0.0)).chain(turns.filter(|(_, turn)| turn.abs() > 0.0)).collect();
+        let turned = |centre: &Parameters, (axis, turn): (usize, f64)| {
+            let mut start = *centre;
+            start[axis] += turn;
+            (start, *centre)
+        };
+        let all: Vec<_> = starts.iter().flat_map(|centre| turns.iter().map(move |&turn| turned(centre, turn))).collect();
+        let coarse = share(&all, limits.n_threads, None, |(start, centre)| {
             limits.check_time()?;
-            let turned =
-                (3..6).flat_map(|axis| [-1.0, 1.0].map(|sign| (axis, sign * reach.turn_mm))).filter(|(_, turn)| turn.abs() > 0.0);
-            for (axis, turn) in std::iter::once((3, 0.0)).chain(turned) {
-                let mut start = *centre;
-                start[axis] += turn;
-                let start = Found { at: start, value: by_coarse(&start) };
-                coarse.push((climb(&mut by_coarse, start, first_steps, centre, &reach.bounds), *centre));
-            }
-        }
+            let start = Found { at: *start, value: by_coarse(start) };
+            Ok((climb(&mut |p| by_coarse(p), start, first_steps, centre, &reach.bounds), *centre))
+        })?;
+        let mut coarse = coarse.into_iter().collect::<Result<Vec<(Found, Parameters)>, Reason>>()?;
         // Stable: of equals, the earlier start.
         coarse.sort_by(|a, b| b.0.value.total_cmp(&a.0.value));
         coarse.truncate(STARTS_KEPT);
-        let mut best = (Found { at: [0.0; 6], value: f64::NEG_INFINITY }, [0.0; 6]);
-        for (start, centre) in coarse {
+        let followed = share(&coarse, limits.n_threads, None, |(start, centre)| {
             limits.check_time()?;
-            let found = climb(&mut by_coarse, start, later_steps, &centre, &reach.bounds);
-            if found.value > best.0.value {
-                best = (found, centre);
+            Ok((climb(&mut |p| by_coarse(p), *start, later_steps, centre, &reach.bounds), *centre))
+        })?;
+        let mut best = (Found { at: [0.0; 6], value: f64::NEG_INFINITY }, [0.0; 6]);
+        for found in followed.into_iter().collect::<Result<Vec<(Found, Parameters)>, Reason>>()? {
+            if found.0.value > best.0.value {
+                best = found;
             }
         }
         let (start, centre) = (best.0.at, best.1);
-        let mut ends = [start; 2];
-        for (end, half) in ends.iter_mut().zip(&self.halves) {
+        let ends = share(&self.halves, limits.n_threads, None, |half| {
             limits.check_time()?;
             let mut by_half = |p: &Parameters| half.likeness(&second.fine, &at(p));
             let start = Found { at: start, value: by_half(&start) };
-            *end = climb(&mut by_half, start, &STEPS_FINE_MM, &centre, &reach.bounds).at;
-        }
+            Ok(climb(&mut by_half, start, &STEPS_FINE_MM, &centre, &reach.bounds).at)
+        })?;
+        let ends = ends.into_iter().collect::<Result<Vec<Parameters>, Reason>>()?;
         let mean: Parameters = std::array::from_fn(|a| (ends[0][a] + ends[1][a]) / 2.0);
         let apart = std::array::from_fn(|a| ends[0][a] - ends[1][a]);
         let is_at_bound = (0..6).any(|a| (mean[a] - centre[a]).abs() > reach.bounds[a] - AT_BOUND_MM);

@@ -17,7 +17,7 @@ use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use super::sink::GatedSink;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, monotonic_now, settings, uptime, wall_now};
+use super::{ServiceError, ServiceOptions, budget, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
@@ -141,6 +141,10 @@ impl Service {
             journal: journal.clone(),
             commands,
             host_names: config.web.host_names.clone(),
+            speed: Arc::new({
+                let state_dir = options.state_dir.clone();
+                move || speed::load(&state_dir)
+            }),
             clock: wall_now,
         };
         let serving = tokio::spawn(web::serve(web, web_state, shutdown.clone()));
@@ -252,6 +256,7 @@ async fn load_pipeline(config: &Config, profile: &BoardProfile, options: &Servic
         model_dir: dir.join(&config.infer.model),
         n_threads: config.infer.threads,
         infer_budget_s: config.infer.time_budget_s,
+        memory_bytes_max: budget::study_bytes(profile.limits.memory_process_bytes_max),
     };
     let (choice, told) = (NpuChoice::of(config, profile), journal.clone());
     match tokio::task::spawn_blocking(move || Pipeline::load_with_npu(&pipeline_options, &choice, &told)).await {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::events::ServiceReport;
 use super::npu::{self, NpuChoice};
-use super::{untagged, uptime, wall_now};
+use super::{budget, untagged, uptime, wall_now};
 use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
 use crate::infer::{
     Engine, EngineError, EngineOptions, InferencePool, ModelPackage, NpuWatch, PackageError, PoolOptions, TractEngine,
@@ -28,6 +28,8 @@ pub struct PipelineOptions {
     pub n_threads: usize,
     /// Time budget of one inference, s.
     pub infer_budget_s: u64,
+    /// Memory that one study may take, bytes (`budget.rs`).
+    pub memory_bytes_max: u64,
 }
 
 /// Why there is no pipeline.
@@ -46,6 +48,7 @@ pub struct Pipeline {
     spec: ModelSpec,
     pool: InferencePool,
     npu: NpuWatch,
+    memory_bytes_max: u64,
 }
 
 impl Pipeline {
@@ -70,7 +73,8 @@ impl Pipeline {
         }
         let budget = Duration::from_secs(options.infer_budget_s);
         let (engine, npu) = npu::engine(choice, Box::new(cpu), &package, (options.n_threads, budget), journal)?;
-        Ok(Self { npu, ..Self::with_engine(package.spec.clone(), engine, budget)? })
+        let pipeline = Self::with_engine(package.spec.clone(), engine, budget)?.with_memory(options.memory_bytes_max);
+        Ok(Self { npu, ..pipeline })
     }
 
     /// A pipeline around an engine that is ready.
@@ -79,7 +83,13 @@ impl Pipeline {
     /// [`PipelineError::Engine`] when its worker cannot start.
     pub fn with_engine(spec: ModelSpec, engine: Box<dyn Engine>, infer_budget: Duration) -> Result<Self, PipelineError> {
         let pool = InferencePool::start(engine, PoolOptions { budget: infer_budget, ..PoolOptions::default() })?;
-        Ok(Self { spec, pool, npu: NpuWatch::default() })
+        Ok(Self { spec, pool, npu: NpuWatch::default(), memory_bytes_max: budget::STUDY_BYTES_DEFAULT })
+    }
+
+    /// The same with another bound on the memory that one study may take, bytes.
+    #[must_use]
+    pub fn with_memory(self, memory_bytes_max: u64) -> Self {
+        Self { memory_bytes_max, ..self }
     }
 
     /// How many times the network may run for one study, each time within its budget.
@@ -135,7 +145,8 @@ impl Pipeline {
     /// Prepares and infers once; the time is added to `timing`.
     pub(super) fn attempt(&self, study: &Study, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
         let begin = Instant::now();
-        let limits = PrepareLimits { elapsed_ms: Arc::new(move || ms_since(begin)), ..PrepareLimits::default() };
+        let elapsed_ms = Arc::new(move || ms_since(begin));
+        let limits = PrepareLimits { elapsed_ms, memory_bytes_max: self.memory_bytes_max, ..PrepareLimits::default() };
         let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &limits)))
             .unwrap_or_else(|_| Err(internal_fault("prepare")));
         timing.prepare += ms_since(begin);
@@ -145,6 +156,9 @@ impl Pipeline {
     fn infer(&self, prepared: PreparedStudy, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
         let begin = Instant::now();
         let (quality, series) = (prepared.quality.clone(), prepared.series.clone());
+        if let Err(reason) = budget::check_network(&prepared, self.memory_bytes_max) {
+            return Err(Refusal { reasons: vec![reason], quality, series });
+        }
         let channels = prepared.channels.clone();
         let answer = self.pool.run(prepared);
         timing.infer += ms_since(begin);

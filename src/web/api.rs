@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::events::WebEvent;
 use super::server::Peer;
 use super::view::iso;
-use super::{BY_CHARS_MAX, StatusSnapshot, WebCommand, WebState};
+use super::{BY_CHARS_MAX, StatusSnapshot, WebCommand, WebState, speed};
 use crate::domain::{DeviceState, Uid};
 use crate::spool::{STUDIES_LISTED_MAX, StudyDetail, StudySummary};
 
@@ -95,6 +95,7 @@ pub(super) async fn status(State(state): State<WebState>) -> Response {
                    "n_instances": s.spool_n_instances },
         "outbox": { "n_waiting": s.outbox_n_waiting, "oldest_s": s.outbox_oldest_s },
         "probes": probes,
+        "speed": state.speed().await.map(|table| speed::to_json(&table)),
     }))
     .into_response()
 }

@@ -15,6 +15,7 @@ mod live;
 mod metrics;
 mod page;
 mod server;
+mod speed;
 mod status;
 mod study_page;
 mod view;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::domain::speed::SpeedTable;
 use crate::domain::{Uid, WallTime};
 use crate::journal::Journal;
 use crate::spool::Store;
@@ -61,6 +63,8 @@ pub struct WebState {
     pub commands: mpsc::Sender<WebCommand>,
     /// Names by which browsers may call the page, beyond addresses and `localhost` (`web.host_names`).
     pub host_names: Vec<String>,
+    /// The stored measurement of this box, if there is one; read at each request, so that a new one shows at once.
+    pub speed: Arc<dyn Fn() -> Option<SpeedTable> + Send + Sync>,
     /// The wall clock, for ages on the page.
     pub clock: fn() -> WallTime,
 }
@@ -69,6 +73,12 @@ impl WebState {
     /// The state of the box as it may be believed now.
     fn snapshot(&self) -> StatusSnapshot {
         self.status.borrow().clone().seen_at((self.clock)())
+    }
+
+    /// The stored measurement of this box.
+    async fn speed(&self) -> Option<SpeedTable> {
+        let read = Arc::clone(&self.speed);
+        tokio::task::spawn_blocking(move || read()).await.unwrap_or_default()
     }
 
     /// Runs a query, which waits for the disk, on a blocking thread.

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::view::{badge, bytes, duration, layout, milliseconds, short_uid, time};
-use super::{StatusSnapshot, WebState, lamp_view};
+use super::{StatusSnapshot, WebState, lamp_view, speed};
 use crate::domain::DeviceState;
 use crate::journal::Level;
 use crate::spool::StudySummary;
@@ -68,6 +68,7 @@ pub(super) async fn overview(State(state): State<WebState>) -> Response {
     if let Err(error) = &rows {
         state.journal.record(&super::WebEvent::QueryFailed { error: error.clone() });
     }
+    let measured = state.speed().await;
     let body = html! {
         div.hero data-live="hero" {
             (lamp_view::lamp(&status))
@@ -81,6 +82,7 @@ pub(super) async fn overview(State(state): State<WebState>) -> Response {
             section data-live="box" aria-labelledby="h-box" { (the_box(&status)) }
             section data-live="events" aria-labelledby="h-events" { (recent_events(&state)) }
         }
+        section data-live="speed" aria-labelledby="h-speed" { (speed::section(measured.as_ref())) }
     };
     layout(&format!("{} \u{b7} scanside", lamp_view::headline(status.lamp)), &status, &body)
 }

@@ -67,17 +67,30 @@ impl Levels {
 
     /// The image after a mean over [1 2 1] / 4 along each axis; at a border or a hole the middle stands for what is missing.
     pub(super) fn smoothed(&self) -> Self {
-        let [_, n_j, n_i] = self.grid.shape_kji;
-        let mut values = self.values_kji.clone();
-        for (stride, n) in [(1, n_i), (n_i, n_j), (n_i * n_j, self.grid.shape_kji[0])] {
-            let old = values.clone();
-            for (at, value) in values.iter_mut().enumerate() {
-                let index = at / stride % n;
-                let own = old[at];
-                let or_own = |v: f32| if v.is_nan() { own } else { v };
-                let before = if index > 0 { or_own(old[at - stride]) } else { own };
-                let after = if index + 1 < n { or_own(old[at + stride]) } else { own };
-                *value = (before + after + 2.0 * own) / 4.0;
+        let [n_k, n_j, n_i] = self.grid.shape_kji;
+        let (mut old, mut values) = (self.values_kji.clone(), vec![0.0; self.values_kji.len()]);
+        let mean = |before: f32, own: f32, after: f32| {
+            let or_own = |v: f32| if v.is_nan() { own } else { v };
+            (or_own(before) + or_own(after) + 2.0 * own) / 4.0
+        };
+        for (to, line) in values.chunks_exact_mut(n_i.max(1)).zip(old.chunks_exact(n_i.max(1))) {
+            for (i, to) in to.iter_mut().enumerate() {
+                let own = line[i];
+                let before = if i > 0 { line[i - 1] } else { own };
+                *to = mean(before, own, line.get(i + 1).copied().unwrap_or(own));
+            }
+        }
+        // Along j and k whole rows or planes meet their neighbours.
+        for (stride, n) in [(n_i, n_j), (n_i * n_j, n_k)] {
+            std::mem::swap(&mut old, &mut values);
+            for (part, to) in values.chunks_exact_mut(stride.max(1)).enumerate() {
+                let (from, index) = (part * stride, part % n.max(1));
+                let own = &old[from..from + stride];
+                let before = if index > 0 { &old[from - stride..from] } else { own };
+                let after = if index + 1 < n { &old[from + stride..from + 2 * stride] } else { own };
+                for (((to, &before), &own), &after) in to.iter_mut().zip(before).zip(own).zip(after) {
+                    *to = mean(before, own, after);
+                }
             }
         }
         Self { grid: self.grid.clone(), values_kji: values }
@@ -94,11 +107,13 @@ impl Levels {
         if !(u >= 0.0 && v >= 0.0 && w >= 0.0) {
             return f32::NAN;
         }
-        let (i, j, k) = (u as usize, v as usize, w as usize);
+        // Thirty-two bits: processors have no single instruction for the others. Saturates far beyond any grid.
+        let whole = [u, v, w].map(|x| x as i32);
+        let [i, j, k] = whole.map(|x| x as usize);
         if i + 1 >= n_i || j + 1 >= n_j || k + 1 >= n_k {
             return f32::NAN;
         }
-        let (f, g, h) = ((u - i as f64) as f32, (v - j as f64) as f32, (w - k as f64) as f32);
+        let [f, g, h] = [(u, whole[0]), (v, whole[1]), (w, whole[2])].map(|(x, whole)| (x - f64::from(whole)) as f32);
         let first = (k * n_j + j) * n_i + i;
         let line = |at: usize| {
             let pair = &self.values_kji[at..at + 2];

@@ -63,38 +63,60 @@ impl AreaTable {
     }
 
     /// The box of these half widths around (u, v), in pixels from the outer corner, clipped to the slice.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clipped first
+    #[inline]
     pub(super) fn footprint(&self, [u, v]: [f64; 2], [half_u, half_v]: [f64; 2]) -> Footprint {
-        let sides = |at: f64, half: f64, n: usize| [(at - half).max(0.0), (at + half).min(n as f64)];
-        let cell = |at: f64, n: usize| {
-            let cell = (at as usize).min(n - 1);
-            (cell, at - cell as f64)
-        };
-        let ([u0, u1], [v0, v1]) = (sides(u, half_u, self.n_columns), sides(v, half_v, self.n_rows));
+        let ((u0, u1), (v0, v1)) = (Self::sides(u, half_u, self.n_columns), Self::sides(v, half_v, self.n_rows));
         Footprint {
-            columns: [cell(u0, self.n_columns), cell(u1, self.n_columns)],
-            rows: [cell(v0, self.n_rows), cell(v1, self.n_rows)],
+            columns: [Self::cell(u0, self.n_columns), Self::cell(u1, self.n_columns)],
+            rows: [Self::cell(v0, self.n_rows), Self::cell(v1, self.n_rows)],
             area: (u1 - u0) * (v1 - v0),
         }
     }
 
-    /// Sum over the rectangle from the first corner to this place, of the piecewise constant slice.
+    /// Both sides of a box of this half width around `at`, clipped to `n` cells.
     #[inline]
-    fn integral(&self, (c, f): (usize, f64), (r, g): (usize, f64)) -> f64 {
-        let width = self.n_columns + 1;
-        let above = &self.sums[r * width + c..r * width + c + 2];
-        let below = &self.sums[(r + 1) * width + c..(r + 1) * width + c + 2];
-        let upper = above[0] + (above[1] - above[0]) * f;
-        let lower = below[0] + (below[1] - below[0]) * f;
-        upper + (lower - upper) * g
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) fn sides(at: f64, half: f64, n: usize) -> (f64, f64) {
+        ((at - half).max(0.0), (at + half).min(n as f64))
     }
 
-    /// Mean over the box.
+    /// The cell of a side, and how far into it.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // clipped first; n is at most 65,535
+    pub(super) fn cell(at: f64, n: usize) -> (usize, f64) {
+        // Thirty-two bits: processors have no single instruction for the others.
+        let cell = (at as i32).min(n as i32 - 1);
+        (cell as usize, at - f64::from(cell))
+    }
+
+    /// The integrals down to one side of the rows, for all these sides of the columns.
+    pub(super) fn integrals(&self, columns: &[(usize, f64)], (r, g): (usize, f64), to: &mut Vec<f64>) {
+        let width = self.n_columns + 1;
+        let (above, below) = self.sums[r * width..(r + 2) * width].split_at(width);
+        to.clear();
+        to.extend(columns.iter().map(|&(c, f)| between((above[c], above[c + 1]), (below[c], below[c + 1]), (f, g))));
+    }
+
+    /// Mean over the box: sums over the rectangles from the first corner to its four corners, of the piecewise constant slice.
     #[inline]
     pub(super) fn mean(&self, of: &Footprint) -> f64 {
-        let ([left, right], [top, bottom]) = (of.columns, of.rows);
-        let sum =
-            (self.integral(right, bottom) - self.integral(left, bottom)) - (self.integral(right, top) - self.integral(left, top));
-        sum / of.area
+        let ([left, right], [(top, g0), (bottom, g1)]) = (of.columns, of.rows);
+        let width = self.n_columns + 1;
+        let two = |r: usize| self.sums[r * width..(r + 2) * width].split_at(width);
+        let (top, bottom) = (two(top), two(bottom));
+        let corner = |(above, below): (&[f64], &[f64]), (c, f): (usize, f64), g: f64| {
+            between((above[c], above[c + 1]), (below[c], below[c + 1]), (f, g))
+        };
+        let lower = corner(bottom, right, g1) - corner(bottom, left, g1);
+        let upper = corner(top, right, g0) - corner(top, left, g0);
+        (lower - upper) / of.area
     }
+}
+
+/// Between four corners of a cell, `f` of the way along its row and `g` down its column.
+#[inline(always)]
+fn between(above: (f64, f64), below: (f64, f64), (f, g): (f64, f64)) -> f64 {
+    let upper = above.0 + (above.1 - above.0) * f;
+    let lower = below.0 + (below.1 - below.0) * f;
+    upper + (lower - upper) * g
 }

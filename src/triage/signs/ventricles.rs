@@ -43,12 +43,20 @@ impl Ventricles {
 
     /// First and last index of their level along k (axis 0) or j (axis 1).
     pub(super) fn level(&self, axis: usize) -> [usize; 2] {
-        let mut along: Vec<usize> = self.voxels.iter().map(|&voxel| kji(voxel, self.shape_kji)[axis]).collect();
-        along.sort_unstable();
+        if self.voxels.is_empty() {
+            return [0; 2];
+        }
+        let mut n_at = vec![0_usize; self.shape_kji[axis]];
+        self.voxels.iter().for_each(|&voxel| n_at[kji(voxel, self.shape_kji)[axis]] += 1);
         LEVEL.map(|at| {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // within the list
-            let idx = (count(along.len().saturating_sub(1)) * at).round() as usize;
-            along.get(idx).copied().unwrap_or(0)
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // within the voxels
+            let idx = (count(self.voxels.len().saturating_sub(1)) * at).round() as usize;
+            // Where the voxel of that rank lies, counted and not sorted.
+            let reached = n_at.iter().scan(0, |n, here| {
+                *n += here;
+                Some(*n)
+            });
+            reached.take_while(|&n| n <= idx).count()
         })
     }
 
