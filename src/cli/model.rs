@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::output::{complain, say};
 use super::{NpuChoice, Outcome, npu};
-use crate::infer::{EngineOptions, Kernel, ModelPackage, TractEngine};
-use crate::service::pipeline::find_models_dir;
-use crate::service::uptime;
+use crate::infer::{ModelPackage, TractEngine};
+use crate::service::pipeline::{engine_options, find_models_dir};
 
 /// Folders that hold a manifest.
 fn packages(models: Option<&Path>) -> Result<Vec<PathBuf>, Outcome> {
@@ -71,19 +70,6 @@ pub fn list(models: Option<&Path>) -> Outcome {
     })
 }
 
-/// The environment variable that names the kernel of `verify` and `bench`; for tests that compare kernels.
-const KERNEL_VARIABLE: &str = "SCANSIDE_KERNEL";
-
-/// Options of an engine with this many threads, on the kernel that the environment names.
-pub(super) fn engine_options(threads: usize) -> Result<EngineOptions, String> {
-    let options = EngineOptions { threads, ..EngineOptions::new(uptime) };
-    let Ok(name) = std::env::var(KERNEL_VARIABLE) else { return Ok(options) };
-    let available: Vec<_> = Kernel::ALL.iter().filter(|kernel| kernel.is_available()).map(|kernel| kernel.as_str()).collect();
-    let kernel = Kernel::by_name(&name).filter(|kernel| kernel.is_available());
-    let kernel = kernel.ok_or_else(|| format!("{KERNEL_VARIABLE}={name:?}: this processor has {}", available.join(", ")))?;
-    Ok(EngineOptions { kernel, ..options })
-}
-
 /// Hashes and golden outputs, and those of the NPU that is asked for.
 #[must_use]
 pub fn verify(models: Option<&Path>, choice: &NpuChoice) -> Outcome {
@@ -95,7 +81,8 @@ pub fn verify(models: Option<&Path>, choice: &NpuChoice) -> Outcome {
         }
     };
     for_each(models, |package| {
-        let mut engine = TractEngine::new(package, engine_options(1)?).map_err(|error| error.to_string())?;
+        let mut engine =
+            engine_options(1).and_then(|options| TractEngine::new(package, options)).map_err(|error| error.to_string())?;
         engine.self_test(package).map_err(|error| error.to_string())?;
         let id = &package.spec.identity;
         say(format!("{} {}: hash and golden outputs agree (kernel {})", id.name, id.version, engine.kernel()));

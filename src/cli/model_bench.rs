@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::model::{engine_options, for_each};
+use super::model::for_each;
 use super::output::{complain, say};
 use super::serve::state_dir;
 use crate::domain::speed::SpeedTable;
 use crate::infer::{LayerTime, ModelPackage, TractEngine};
+use crate::service::pipeline::engine_options;
 use crate::service::speed;
 use crate::service::stage_bench::{BenchOptions, measure};
 
@@ -68,7 +69,8 @@ fn network(package: &ModelPackage, n_runs: usize, n_threads: usize) -> Result<Ve
     let mut counts = vec![1, n_threads];
     counts.dedup();
     let bench = |threads: usize| {
-        let mut engine = TractEngine::new(package, engine_options(threads)?).map_err(|error| error.to_string())?;
+        let mut engine =
+            engine_options(threads).and_then(|options| TractEngine::new(package, options)).map_err(|error| error.to_string())?;
         let (total, layers) = engine.bench(package, n_runs).map_err(|error| error.to_string())?;
         Ok((threads, total, layers))
     };

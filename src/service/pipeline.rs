@@ -13,7 +13,7 @@ use super::npu::{self, NpuChoice};
 use super::{budget, untagged, uptime, wall_now};
 use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
 use crate::infer::{
-    Engine, EngineError, EngineOptions, InferencePool, ModelPackage, NpuWatch, PackageError, PoolOptions, TractEngine,
+    Engine, EngineError, EngineOptions, InferencePool, Kernel, ModelPackage, NpuWatch, PackageError, PoolOptions, TractEngine,
 };
 use crate::journal::Journal;
 use crate::prepare::{PrepareLimits, prepare};
@@ -66,8 +66,7 @@ impl Pipeline {
     /// As [`Self::load`]: an unusable NPU is no error, and is told by [`Self::npu`] and the journal.
     pub fn load_with_npu(options: &PipelineOptions, choice: &NpuChoice, journal: &Journal) -> Result<Self, PipelineError> {
         let package = Arc::new(ModelPackage::load(&options.model_dir)?);
-        let engine_options = EngineOptions { threads: options.n_threads, ..EngineOptions::new(uptime) };
-        let (cpu, refused) = TractEngine::verified(&package, engine_options)?;
+        let (cpu, refused) = TractEngine::verified(&package, engine_options(options.n_threads)?)?;
         for (kernel, error) in refused {
             journal.record(&ServiceReport::KernelRefused { kernel: kernel.as_str(), error: error.to_string() });
         }
@@ -173,6 +172,22 @@ impl Pipeline {
     pub fn identity(&self) -> &ModelIdentity {
         &self.spec.identity
     }
+}
+
+/// The environment variable that names the kernel of the convolutions; for tests that compare kernels, and for a processor whose best one is faulty.
+const KERNEL_VARIABLE: &str = "SCANSIDE_KERNEL";
+
+/// Options of an engine with this many threads, on the kernel that the environment names, else the best one.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] when this processor does not have the kernel.
+pub fn engine_options(threads: usize) -> Result<EngineOptions, EngineError> {
+    let options = EngineOptions { threads, ..EngineOptions::new(uptime) };
+    let Ok(name) = std::env::var(KERNEL_VARIABLE) else { return Ok(options) };
+    let available: Vec<_> = Kernel::ALL.iter().filter(|kernel| kernel.is_available()).map(|kernel| kernel.as_str()).collect();
+    let kernel = Kernel::by_name(&name).filter(|kernel| kernel.is_available());
+    let unknown = || EngineError::Unsupported(format!("{KERNEL_VARIABLE}={name:?}: this processor has {}", available.join(", ")));
+    Ok(EngineOptions { kernel: kernel.ok_or_else(unknown)?, ..options })
 }
 
 fn internal_fault(stage: &str) -> Refusal {

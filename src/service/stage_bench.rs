@@ -14,13 +14,14 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use super::pipeline::engine_options;
 use super::{monotonic_now, uptime, wall_now};
 use crate::assemble::classify_study;
 use crate::deliver::store_scu::{self, StoreOptions};
 use crate::deliver::verdict_json;
 use crate::domain::speed::{SpeedTable, StageSpeed};
 use crate::domain::{AeTitle, ClosedBecause, OpenStudy, StoredInstance, Study, TimingMs, Verdict};
-use crate::infer::{Engine, EngineOptions, ModelPackage, TractEngine};
+use crate::infer::{Engine, ModelPackage, TractEngine};
 use crate::journal::Journal;
 use crate::prepare::{PrepareLimits, prepare};
 use crate::receive::{self, ReceiveNotice, ReceiveOptions};
@@ -78,7 +79,8 @@ pub fn measure(package: &ModelPackage, options: &BenchOptions) -> Result<SpeedTa
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let mut engine = TractEngine::new(package, EngineOptions { threads: options.n_threads, ..EngineOptions::new(uptime) })
+    let mut engine = engine_options(options.n_threads)
+        .and_then(|options| TractEngine::new(package, options))
         .map_err(|error| error.to_string())?;
     let mut runs = Vec::new();
     let (mut n_instances, mut n_bytes) = (0, 0);
