@@ -107,11 +107,11 @@ fn a_third_party_crate_stays_in_its_room() {
     for (path, text) in source_files() {
         let code = shipped_code(&text);
         for (name, places) in homes {
-            // `ort::` must not be found in `support::`.
-            let starts_a_path = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
-            let prefix = format!("{name}::");
-            let mut paths = code.match_indices(&prefix);
-            let used = paths.any(|(at, _)| starts_a_path(at)) || code.contains(&format!("use {name};"));
+            // A whole name: `ort::` does not stand in `support::`.
+            let is_whole = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            let start = format!("{name}::");
+            let named = code.match_indices(&start).any(|(at, _)| is_whole(at));
+            let used = named || [";", " as "].iter().any(|end| code.contains(&format!("use {name}{end}")));
             if used && !places.iter().any(|place| path.starts_with(place)) {
                 faults.push(format!("src/{path} uses {name}, which belongs in {places:?}"));
             }

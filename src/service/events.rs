@@ -138,6 +138,11 @@ impl Event for AssembleReport {
 pub enum NpuReport {
     /// Its standing changed.
     Happened(NpuEvent),
+    /// It is to be used, and cannot even be tried until the configuration or the model package changes.
+    Unusable {
+        /// Why.
+        cause: String,
+    },
     /// The worker, or a library in it, printed a line.
     Printed {
         /// The line, bounded.
@@ -154,7 +159,7 @@ impl Event for NpuReport {
         match self {
             Self::Happened(NpuEvent::Admitted { again: false, .. }) => "NpuAdmitted",
             Self::Happened(NpuEvent::Admitted { again: true, .. }) => "NpuReadmitted",
-            Self::Happened(NpuEvent::Refused { .. }) => "NpuRefused",
+            Self::Happened(NpuEvent::Refused { .. }) | Self::Unusable { .. } => "NpuRefused",
             Self::Happened(NpuEvent::Benched { .. }) => "NpuBenched",
             Self::Printed { .. } => "NpuWorkerPrinted",
         }
@@ -163,7 +168,7 @@ impl Event for NpuReport {
     fn level(&self) -> Level {
         match self {
             Self::Happened(NpuEvent::Admitted { .. }) | Self::Printed { .. } => Level::Info,
-            Self::Happened(NpuEvent::Refused { .. } | NpuEvent::Benched { .. }) => Level::Warn,
+            Self::Happened(NpuEvent::Refused { .. } | NpuEvent::Benched { .. }) | Self::Unusable { .. } => Level::Warn,
         }
     }
 
@@ -187,6 +192,7 @@ impl Event for NpuReport {
             Self::Happened(NpuEvent::Benched { cause, bench_s }) => {
                 format!("the NPU failed and the processor takes over: {cause}; tried again in {bench_s} s")
             }
+            Self::Unusable { cause } => format!("the NPU is refused and the processor serves: {cause}"),
             Self::Printed { line } => format!("the NPU's worker says: {line}"),
         }
     }

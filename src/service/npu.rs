@@ -78,11 +78,15 @@ pub(super) fn engine(
     (threads, infer_budget): (usize, Duration),
     journal: &Journal,
 ) -> Result<(Box<dyn Engine>, NpuWatch), EngineError> {
+    let unusable = |cause: String| {
+        journal.record(&NpuReport::Unusable { cause: cause.clone() });
+        NpuWatch::lost(cause)
+    };
     let options = match choice {
         NpuChoice::Off => return Ok((cpu, NpuWatch::default())),
         NpuChoice::Missing => {
             let cause = "infer.engine is \"npu\", and neither [infer.npu] nor the board profile names its libraries";
-            return Ok((cpu, NpuWatch::lost(cause.to_owned())));
+            return Ok((cpu, unusable(cause.to_owned())));
         }
         NpuChoice::Use(options) => options,
     };
@@ -92,7 +96,7 @@ pub(super) fn engine(
     };
     let launcher = match launcher(options, package, threads, say) {
         Ok(launcher) => launcher,
-        Err(cause) => return Ok((cpu, NpuWatch::lost(cause))),
+        Err(cause) => return Ok((cpu, unusable(cause))),
     };
     let options = FallbackOptions {
         launcher: Box::new(launcher),
