@@ -166,7 +166,7 @@ fn stacks_along_the_axes_leaning_or_oblique_equal_the_point_by_point_sum_bit_for
         let normal = [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
         let stack = &mut volume.stack;
         (stack.row_direction_lps, stack.column_direction_lps, stack.normal_lps) = (row, column, normal);
-        stack.origin_lps_mm = std::array::from_fn(|x| -14.3 * row[x] - 13.1 * column[x]);
+        stack.origin_lps_mm = std::array::from_fn(|x| -14.3 * row[x] - 13.1 * column[x] - 9.35 * normal[x]);
         stack.positions_lps_mm =
             stack.offsets_mm.iter().map(|t| std::array::from_fn(|x| stack.origin_lps_mm[x] + t * normal[x])).collect();
         volume
