@@ -2,6 +2,8 @@
 //! assessed is refused with a reason that names it.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unwrap_used)] // small known numbers
 
+#[path = "prepare/budgets.rs"]
+mod budgets;
 #[path = "prepare/phantom.rs"]
 mod phantom;
 #[path = "prepare/real.rs"]

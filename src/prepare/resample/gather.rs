@@ -57,6 +57,11 @@ pub(super) struct Place {
 impl Work<'_> {
     /// Gathers all slices on the points of `slab`.
     pub(super) fn slab(&self, slab: &Slab) -> Result<Resampled, Reason> {
+        Ok(self.finish(self.gather(slab)?, slab))
+    }
+
+    /// The sums of all slices.
+    pub(super) fn gather(&self, slab: &Slab) -> Result<Sums, Reason> {
         let n = slab.n_points();
         let (n_rows, n_columns) = (self.stack.n_rows as usize, self.stack.n_columns as usize);
         let filled = self.filled.map(|_| vec![0.0; n]).unwrap_or_default();
@@ -82,7 +87,7 @@ impl Work<'_> {
                 None => oblique::add(self, &taken, (slab, layers), &mut sums),
             }
         }
-        Ok(self.finish(sums, slab))
+        Ok(sums)
     }
 
     /// Half the width of the box around a point, in columns and rows.
