@@ -211,9 +211,12 @@ struct Spent {
 
 type Run = BTreeMap<&'static str, Spent>;
 
+/// The stage that runs, and since when by the wall and by the processor.
+type Entered = Option<(&'static str, Duration, Duration)>;
+
 /// A stage may be entered again and again: its times add up.
 #[derive(Default)]
-struct Watch(Mutex<(Option<(&'static str, Duration, Duration)>, Run)>);
+struct Watch(Mutex<(Entered, Run)>);
 
 impl Watch {
     /// From now on, this stage.

@@ -177,9 +177,9 @@ pub(super) unsafe fn in_registers<M: Multiply>(rounds: u64) {
         for _ in 0..rounds {
             // Read anew in each round, so that the compiler cannot take the products out of the loop; 7 loads hide behind 12 products.
             let factors = std::hint::black_box(&factors);
-            let factor = |n: usize| _mm256_loadu_si256(factors[n].as_ptr().cast());
             for (n, sums) in sums.iter_mut().enumerate() {
-                *sums = M::add(*sums, factor(n % 4), factor(4 + n / 4));
+                let numbers = _mm256_loadu_si256(factors[n % 4].as_ptr().cast());
+                *sums = M::add(*sums, numbers, _mm256_loadu_si256(factors[4 + n / 4].as_ptr().cast()));
             }
         }
         std::hint::black_box(&sums);

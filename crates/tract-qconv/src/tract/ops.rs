@@ -170,22 +170,37 @@ fn to_last(from: &[i8], to: &mut [i8], channels: usize) {
     }
 }
 
-/// `[voxels][channels]` -> `[channels][voxels]`.
-fn to_first(from: &[i8], to: &mut [i8], channels: usize) {
+/// `[voxels][channels]` -> `[channels][voxels]`; each thread takes some of the channels.
+fn to_first(from: &[i8], to: &mut [i8], channels: usize, threads: usize) {
     let n = from.len() / channels.max(1);
-    for (chunk, from) in from.chunks(CHUNK * channels).enumerate() {
-        for channel in 0..channels {
-            let to = &mut to[channel * n + chunk * CHUNK..];
-            for (to, &x) in to.iter_mut().zip(from[channel..].iter().step_by(channels)) {
-                *to = x;
+    let per_thread = channels.div_ceil(threads.max(1)).max(1);
+    let planes = |first: usize, to: &mut [i8]| {
+        for (chunk, from) in from.chunks(CHUNK * channels).enumerate() {
+            for (channel, to) in (first..).zip(to.chunks_mut(n)) {
+                let to = &mut to[chunk * CHUNK..];
+                for (to, &x) in to.iter_mut().zip(from[channel..].iter().step_by(channels)) {
+                    *to = x;
+                }
             }
         }
+    };
+    if n < CHUNK || per_thread >= channels {
+        planes(0, to);
+        return;
     }
+    std::thread::scope(|scope| {
+        for (share, to) in to.chunks_mut(per_thread * n).enumerate() {
+            scope.spawn(move || planes(share * per_thread, to));
+        }
+    });
 }
 
-/// A new tensor of this shape that `fill` has written.
+/// A new tensor of this shape, every byte of which `fill` writes unless it fails.
 pub(super) fn filled(shape: &[usize], fill: impl FnOnce(&mut [i8]) -> TractResult<()>) -> TractResult<TVec<TValue>> {
-    let mut tensor = Tensor::zero::<i8>(shape)?;
+    // SAFETY: any byte is an i8, and `fill` writes all of them before anybody reads one: a convolution computes each row, a change of layout moves each
+    // byte. Writing zeros first would touch every page on one thread.
+    #[allow(unsafe_code)]
+    let mut tensor = unsafe { Tensor::uninitialized::<i8>(shape)? };
     fill(tensor.try_as_plain_ram_mut()?.as_slice_mut::<i8>()?)?;
     Ok(tvec!(tensor.into_tvalue()))
 }
@@ -214,7 +229,7 @@ impl EvalOp for PlanarConv {
             let mut result = vec![0; out.iter().product::<usize>() * conv.spec().n_out];
             conv.run(&[&last], shape, &mut result, self.own.watch.threads())?;
             filled(&joined_first(out, conv.spec().n_out, self.layer().is_flat), |planes| {
-                to_first(&result, planes, conv.spec().n_out);
+                to_first(&result, planes, conv.spec().n_out, self.own.watch.threads());
                 Ok(())
             })
         })
@@ -332,7 +347,7 @@ impl EvalOp for ChannelsFirst {
             let view = input.try_as_plain_ram()?;
             let from = view.as_slice::<i8>()?;
             filled(&joined_first(shape, channels, input.rank() == 4), |to| {
-                to_first(from, to, channels);
+                to_first(from, to, channels, self.0.watch.threads());
                 Ok(())
             })
         })
