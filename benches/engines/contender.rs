@@ -10,7 +10,7 @@ use std::time::Duration;
 use ort::session::Session;
 use ort::value::{DynValue, Tensor as OrtTensor};
 use rustix::time::{ClockId, clock_gettime};
-use scanside::infer::{EngineOptions, LayerTime, TractEngine};
+use scanside::infer::{EngineOptions, Kernel, LayerTime, TractEngine};
 use serde::{Deserialize, Serialize};
 use tract_onnx::prelude::*;
 
@@ -123,8 +123,12 @@ fn measure(options: &Options, mut run: impl FnMut() -> Result<(), Failure>) -> R
 // ---- engines ----
 
 fn ours(case: &Case, options: &Options) -> Result<Sample, Failure> {
-    let mut engine =
-        TractEngine::new(&case.package, EngineOptions { threads: options.threads, ..EngineOptions::new(watched_clock) })?;
+    let mut choice = EngineOptions { threads: options.threads, ..EngineOptions::new(watched_clock) };
+    if let Ok(name) = std::env::var("SCANSIDE_KERNEL") {
+        choice.kernel =
+            Kernel::by_name(&name).filter(|kernel| kernel.is_available()).ok_or("SCANSIDE_KERNEL is not available here")?;
+    }
+    let mut engine = TractEngine::new(&case.package, choice)?;
     let n = options.warm + options.runs;
     LOOKS.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let (_, layers) = engine.bench(&case.package, n)?;
