@@ -104,6 +104,8 @@ fn cut_package(package: &ModelPackage, grid: [usize; 3], input: &[i8], to: &Path
     let text = |value: &str| Value::String(value.to_owned());
     manifest.insert("file".to_owned(), text("model.onnx"));
     manifest.insert("sha256".to_owned(), text(&sha256(&network)));
+    // The twin is cut where it is asked for (`Case::network`).
+    manifest.remove("qdq");
     let sides = grid.iter().map(|&n| i64::try_from(n).map(Value::Integer)).collect::<Result<_, _>>()?;
     let section = manifest.get_mut("input").and_then(Value::as_table_mut).ok_or("the manifest has no [input]")?;
     section.insert("shape_kji".to_owned(), Value::Array(sides));
