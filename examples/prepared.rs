@@ -56,9 +56,10 @@ fn run(study: &Study, model: &ModelSpec, n_runs: usize, limits: &PrepareLimits) 
     }
     let uid = study.study_instance_uid();
     println!(
-        r#"{{"study":"{uid}","n_instances":{},"sha256":"{hashed}","median_ms":{:.1}}}"#,
+        r#"{{"study":"{uid}","n_instances":{},"sha256":"{hashed}","median_ms":{:.1},"median_cpu_ms":{:.1}}}"#,
         study.n_instances(),
-        ms[ms.len() / 2]
+        median(ms),
+        median(cpu)
     );
 }
 

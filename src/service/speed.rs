@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -79,6 +80,8 @@ pub fn store(state_dir: &Path, table: &SpeedTable) -> io::Result<()> {
     fs::create_dir_all(state_dir)?;
     let mut file = tempfile::Builder::new().prefix("speed-").tempfile_in(state_dir)?;
     file.write_all(to_json(table).to_string().as_bytes())?;
+    // No secret: who measures may be another user than who serves the page.
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     file.as_file().sync_all()?;
     file.persist(state_dir.join(FILE)).map_err(|error| error.error)?;
     File::open(state_dir)?.sync_all()

@@ -103,7 +103,8 @@ def with_simpleitk(study):
         to.SetOutputOrigin(grid.tolist())
         to.SetOutputSpacing((GRID_MM,) * 3)
         to.SetInterpolator(SimpleITK.sitkLinear)
-        normalise(SimpleITK.GetArrayViewFromImage(to.Execute(image)))
+        resampled = to.Execute(image)  # a view does not keep its image alive
+        normalise(SimpleITK.GetArrayViewFromImage(resampled))
 
 
 def with_scipy(study):
