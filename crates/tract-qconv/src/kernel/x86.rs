@@ -5,9 +5,9 @@
 
 use std::arch::x86_64::{
     __m256i, _mm_storel_epi64, _mm_unpackhi_epi64, _mm256_add_epi32, _mm256_castsi256_si128, _mm256_cvtepi32_ps,
-    _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_load_ps, _mm256_load_si256, _mm256_loadu_si256, _mm256_max_ps,
-    _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_storeu_si256,
+    _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_load_ps, _mm256_load_si256, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
+    _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
+    _mm256_storeu_si256,
 };
 
 use super::{BLOCK, RowJob, Scaling, TILE};
@@ -161,27 +161,5 @@ unsafe fn store(sums: &[__m256i; TILE], scaling: &Scaling, output: &mut [i8], st
         for (lanes, position) in lanes.iter().zip(first..n) {
             super::copy_lanes(lanes, &mut output[position * step..], n_channels);
         }
-    }
-}
-
-/// Nothing but multiplications and additions, 12 vectors in a round, as a tile has them: what the processor does at best.
-///
-/// # Safety
-/// The processor has AVX2 and the instructions of `M`. To be called from a function that is compiled with these features.
-#[inline(always)]
-pub(super) unsafe fn in_registers<M: Multiply>(rounds: u64) {
-    // SAFETY: as the caller promises; the factors are read from an array of as many bytes.
-    unsafe {
-        let factors = [[3_u8; WEIGHT_STEP]; 7];
-        let mut sums = [_mm256_set1_epi32(0); TILE];
-        for _ in 0..rounds {
-            // Read anew in each round, so that the compiler cannot take the products out of the loop; 7 loads hide behind 12 products.
-            let factors = std::hint::black_box(&factors);
-            for (n, sums) in sums.iter_mut().enumerate() {
-                let numbers = _mm256_loadu_si256(factors[n % 4].as_ptr().cast());
-                *sums = M::add(*sums, numbers, _mm256_loadu_si256(factors[4 + n / 4].as_ptr().cast()));
-            }
-        }
-        std::hint::black_box(&sums);
     }
 }
