@@ -402,6 +402,17 @@ async fn the_page_shows_lamp_state_studies_and_the_statement_and_escapes_what_pe
 }
 
 #[tokio::test]
+async fn page_and_status_show_the_measured_speed_of_the_box_and_how_to_measure_it() {
+    let here = serving(good_status(Lamp::Ready)).await;
+    let (_, _, page) = here.get("/").await;
+    for shown in ["Speed of this box", "120 ms", "310 images", "cns-mri 0.3.0", "75 %"] {
+        assert!(page.contains(shown), "{shown} is missing");
+    }
+    let speed = &here.json("/api/v1/status").await["speed"];
+    assert_eq!((speed["total_ms"].as_f64(), speed["stages"][1]["stage"].as_str()), (Some(120.0), Some("infer")));
+}
+
+#[tokio::test]
 async fn a_study_page_shows_reasons_sizes_roles_and_deliveries() {
     let it = serving(good_status(Lamp::Critical)).await;
     let (code, _, page) = it.get("/studies/1.2.826.0.1.3680043.10.1.6").await;

@@ -69,15 +69,13 @@ impl Case {
     /// The input as float numbers.
     pub(crate) fn input_f32(&self) -> Vec<f32> {
         let q = self.package.spec.input_quantisation;
-        self.input.iter().map(|&v| f32::from(i16::from(v) - i16::from(q.zero_point)) * q.scale).collect()
+        self.input.iter().map(|&v| q.to_real(v)).collect()
     }
 
     /// Float outputs in the network's int8 steps.
     pub(crate) fn output_i8(&self, values: &[f32]) -> Vec<i8> {
         let q = self.package.spec.output_quantisation;
-        #[allow(clippy::cast_possible_truncation)] // clamped
-        let step = |v: &f32| ((v / q.scale).round_ties_even() + f32::from(q.zero_point)).clamp(-128.0, 127.0) as i8;
-        values.iter().map(step).collect()
+        values.iter().map(|&v| q.to_int8(v)).collect()
     }
 }
 

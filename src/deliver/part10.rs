@@ -9,6 +9,7 @@ use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::domain::Uid;
+use crate::domain::vr::has_long_length;
 
 /// A File Meta group has under 1 KiB; private information (0002,0102) may take more.
 const META_BYTES_MAX: u64 = 1024 * 1024;
@@ -92,7 +93,7 @@ fn read_length(file: &mut impl Read) -> Result<(u32, u64), String> {
     let mut head = [0_u8; 4];
     file.read_exact(&mut head).map_err(cut)?;
     let [a, b, c, d] = head;
-    if matches!(&[a, b], b"OB" | b"OW" | b"UN" | b"UT" | b"SQ" | b"OD" | b"OF" | b"OL" | b"UC" | b"UR") {
+    if has_long_length([a, b]) {
         let mut long = [0_u8; 4];
         file.read_exact(&mut long).map_err(cut)?;
         return Ok((u32::from_le_bytes(long), 12));

@@ -15,6 +15,7 @@ pub mod study;
 pub mod time;
 pub mod verdict;
 pub mod volume;
+pub mod vr;
 
 pub use device::{DeviceCondition, DeviceState, Lamp};
 pub use findings::{AnatomyMaps, Findings, ScoreMap};

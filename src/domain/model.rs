@@ -35,6 +35,23 @@ pub struct Quantisation {
     pub zero_point: i8,
 }
 
+impl Quantisation {
+    /// The value that an integer stands for, in single precision.
+    #[must_use]
+    pub fn to_real(self, q: i8) -> f32 {
+        (f32::from(q) - f32::from(self.zero_point)) * self.scale
+    }
+
+    /// `saturate(round_half_even(value / scale) + zero_point)` in single precision, as ONNX `QuantizeLinear` and `quantised_input` in `models/train`.
+    #[must_use]
+    pub fn to_int8(self, value: f32) -> i8 {
+        let steps = (value / self.scale).round_ties_even() + f32::from(self.zero_point);
+        #[allow(clippy::cast_possible_truncation)] // clamped
+        let byte = steps.clamp(-128.0, 127.0) as i8;
+        byte
+    }
+}
+
 /// Intensity normalisation, method `foreground-z/1` (see `models/train` for the reference in Python).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalisation {
@@ -158,5 +175,20 @@ impl ModelSpec {
         };
         let wanted = sorted(inputs);
         self.operating_points.iter().find(|point| sorted(&point.inputs) == wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantisation_rounds_half_to_even_saturates_and_comes_back() {
+        let quantisation = Quantisation { scale: 0.5, zero_point: -26 };
+        let bytes = [0.0, 0.25, 0.75, -0.25, 1e9, -1e9].map(|v| quantisation.to_int8(v));
+        assert_eq!(bytes, [-26, -26, -24, -26, 127, -128]);
+        for byte in i8::MIN..=i8::MAX {
+            assert_eq!(quantisation.to_int8(quantisation.to_real(byte)), byte);
+        }
     }
 }

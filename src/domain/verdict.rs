@@ -127,6 +127,18 @@ impl Reason {
     pub fn new(code: ReasonCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
+
+    /// The refusal of a step whose memory (bytes, estimated before it) is more than one study may take on this box.
+    #[must_use]
+    pub fn memory(step: &str, bytes: u64, bytes_max: u64) -> Self {
+        let text = format!(
+            "{step} would take about {} MiB of memory, more than the {} MiB that one study may take on this box: send fewer images, or raise \
+             memory_process_bytes_max in the board profile if the box has the memory.",
+            bytes.div_ceil(1 << 20),
+            bytes_max >> 20
+        );
+        Self::new(ReasonCode::BudgetExceeded, text)
+    }
 }
 
 /// How much a quality note matters.

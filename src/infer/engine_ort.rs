@@ -18,7 +18,6 @@ use ort::value::TensorRef;
 
 use crate::domain::Quantisation;
 
-use super::npu::golden::dequantised;
 use super::npu::protocol::{Ready, Setup, Shapes};
 use super::npu::worker::Network;
 
@@ -158,7 +157,7 @@ fn check_sides(session: &Session) -> Result<(), String> {
 
 /// int8 -> float -> the network -> float -> int8. Both conversions are exact where the network's first and last nodes are the same ones.
 fn run(session: &mut Session, _environment: &Environment, shapes: &Shapes, input: &[i8]) -> Result<Vec<i8>, String> {
-    let values: Vec<f32> = input.iter().map(|q| dequantised(*q, shapes.input)).collect();
+    let values: Vec<f32> = input.iter().map(|q| shapes.input.to_real(*q)).collect();
     let [k, j, i] = shapes.shape_kji.map(i64::from);
     let tensor = TensorRef::from_array_view(([1, i64::from(shapes.n_in), k, j, i], values.as_slice())).map_err(words)?;
     let outputs = session.run(ort::inputs![tensor]).map_err(words)?;
@@ -171,15 +170,7 @@ fn run(session: &mut Session, _environment: &Environment, shapes: &Shapes, input
 }
 
 fn quantised(values: &[f32], quantisation: Quantisation) -> Option<Vec<i8>> {
-    let zero_point = f32::from(quantisation.zero_point);
-    values
-        .iter()
-        .map(|value| {
-            #[allow(clippy::cast_possible_truncation)] // clamped
-            let byte = ((value / quantisation.scale).round_ties_even() + zero_point).clamp(-128.0, 127.0) as i8;
-            (!value.is_nan()).then_some(byte)
-        })
-        .collect()
+    values.iter().map(|value| (!value.is_nan()).then(|| quantisation.to_int8(*value))).collect()
 }
 
 /// Refuses a library that may carry telemetry unless the environment has switched that off.
@@ -263,7 +254,7 @@ mod tests {
     fn floats_become_the_integers_that_the_last_node_had() {
         let quantisation = Quantisation { scale: 0.0625, zero_point: 3 };
         let all: Vec<i8> = (i8::MIN..=i8::MAX).collect();
-        let floats: Vec<f32> = all.iter().map(|q| dequantised(*q, quantisation)).collect();
+        let floats: Vec<f32> = all.iter().map(|q| quantisation.to_real(*q)).collect();
         assert_eq!(quantised(&floats, quantisation), Some(all));
         assert_eq!(quantised(&[f32::NAN], quantisation), None);
         assert_eq!(quantised(&[1e9, -1e9], quantisation), Some(vec![127, -128]));

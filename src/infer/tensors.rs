@@ -1,6 +1,6 @@
 //! Tensors: a prepared study -> the network's int8 input, and its int8 output -> findings by output channel name.
 
-use crate::domain::{AnatomyMaps, Findings, Grid, ModelSpec, PreparedStudy, Quantisation, Role, ScoreMap};
+use crate::domain::{AnatomyMaps, Findings, Grid, ModelSpec, PreparedStudy, Role, ScoreMap};
 
 use super::engine::EngineError;
 
@@ -22,7 +22,7 @@ pub(crate) fn quantise(study: &PreparedStudy, spec: &ModelSpec) -> Result<(Vec<i
             if wanted.required {
                 return Err(EngineError::WrongShape(format!("the required channel {} is missing", wanted.role)));
             }
-            let filler = to_int8(spec.normalisation.missing_channel_value, spec.input_quantisation);
+            let filler = spec.input_quantisation.to_int8(spec.normalisation.missing_channel_value);
             input.extend(std::iter::repeat_n(filler, n_voxels));
             continue;
         };
@@ -38,18 +38,10 @@ pub(crate) fn quantise(study: &PreparedStudy, spec: &ModelSpec) -> Result<(Vec<i
         if volume.voxels_kji.iter().any(|v| !v.is_finite()) {
             return Err(EngineError::Failed(format!("channel {} holds values that are no numbers", wanted.role)));
         }
-        input.extend(volume.voxels_kji.iter().map(|&v| to_int8(v, spec.input_quantisation)));
+        input.extend(volume.voxels_kji.iter().map(|&v| spec.input_quantisation.to_int8(v)));
         inputs.push(wanted.role);
     }
     Ok((input, inputs))
-}
-
-/// `saturate(round_half_even(value / scale) + zero_point)` in single precision, as `quantised_input` in `models/train`.
-fn to_int8(value: f32, quantisation: Quantisation) -> i8 {
-    let steps = (value / quantisation.scale).round_ties_even() + f32::from(quantisation.zero_point);
-    #[allow(clippy::cast_possible_truncation)] // clamped
-    let byte = steps.clamp(-128.0, 127.0) as i8;
-    byte
 }
 
 /// Splits the output tensor `[channels, k, j, i]` by the channel names of the manifest.
@@ -86,15 +78,4 @@ pub(crate) fn findings(
         model: spec.identity.clone(),
         infer_ms,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantisation_rounds_half_to_even_and_saturates() {
-        let quantisation = Quantisation { scale: 0.5, zero_point: -26 };
-        assert_eq!([0.0, 0.25, 0.75, -0.25, 1e9, -1e9].map(|v| to_int8(v, quantisation)), [-26, -26, -24, -26, 127, -128]);
-    }
 }

@@ -9,7 +9,8 @@
 
 use super::PrepareLimits;
 use super::acquired::n_voxels;
-use crate::domain::{Grid, Reason, ReasonCode, SliceStack, StoredInstance};
+use super::dataset::{DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
+use crate::domain::{Grid, Reason, SliceStack, StoredInstance};
 
 /// Bytes in memory per byte of a data set that is parsed: an element of 8 to 16 bytes becomes one of up to 200.
 const PARSED_PER_BYTE: u64 = 16;
@@ -18,21 +19,9 @@ const DECODER_PER_PIXEL: u64 = 16;
 /// Bytes per grid point: value, weight, filled, and the result (value, two flags), once in slabs and once put together.
 const RESAMPLE_PER_POINT: u64 = 2 * (4 + 4 + 4 + 1 + 1);
 
-fn mib(bytes: u64) -> u64 {
-    bytes.div_ceil(1 << 20)
-}
-
 /// Refuses what needs more than the budget.
 fn check(step: &str, bytes: u64, limits: &PrepareLimits) -> Result<(), Reason> {
-    if bytes <= limits.memory_bytes_max {
-        return Ok(());
-    }
-    let text = format!(
-        "{step} would take about {} MiB of memory, more than the {} MiB that one study may take on this box.",
-        mib(bytes),
-        mib(limits.memory_bytes_max)
-    );
-    Err(Reason::new(ReasonCode::BudgetExceeded, text))
+    if bytes <= limits.memory_bytes_max { Ok(()) } else { Err(Reason::memory(step, bytes, limits.memory_bytes_max)) }
 }
 
 /// Samples of a stack in memory.
@@ -60,9 +49,11 @@ fn instance_bytes(instance: &StoredInstance) -> u64 {
     let pixels = u64::from(header.n_rows) * u64::from(header.n_columns);
     let native = pixels.saturating_mul(u64::from(header.n_frames.max(1))).saturating_mul(u64::from(header.bits_allocated / 8));
     let parsed = match header.transfer_syntax_uid.as_str() {
-        "1.2.840.10008.1.2" | "1.2.840.10008.1.2.1" => instance.n_bytes.saturating_sub(native).saturating_mul(PARSED_PER_BYTE),
+        IMPLICIT_VR_LITTLE_ENDIAN | EXPLICIT_VR_LITTLE_ENDIAN => {
+            instance.n_bytes.saturating_sub(native).saturating_mul(PARSED_PER_BYTE)
+        }
         // Deflated: no one knows before how much comes out; the pixels at least.
-        "1.2.840.10008.1.2.1.99" => instance.n_bytes.max(native.saturating_mul(2)),
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => instance.n_bytes.max(native.saturating_mul(2)),
         // A copy of the compressed pixels; what stands before them is counted when the file is open (`dataset.rs`).
         _ => instance.n_bytes,
     };
@@ -70,11 +61,17 @@ fn instance_bytes(instance: &StoredInstance) -> u64 {
 }
 
 /// Before a volume in memory is brought to a grid.
-pub(super) fn check_resample(stack: &SliceStack, grid: &Grid, is_filled: bool, limits: &PrepareLimits) -> Result<(), Reason> {
+pub(super) fn check_resample(
+    stack: &SliceStack,
+    bits_allocated: u32,
+    grid: &Grid,
+    is_filled: bool,
+    limits: &PrepareLimits,
+) -> Result<(), Reason> {
     let table = (u64::from(stack.n_rows) + 1).saturating_mul(u64::from(stack.n_columns) + 1).saturating_mul(8);
     let tables = table.saturating_mul(1 + u64::from(is_filled)).saturating_mul(limits.n_threads.max(1) as u64);
     let points = (grid.n_voxels() as u64).saturating_mul(RESAMPLE_PER_POINT);
-    check("Resampling a series", volume_bytes(stack, 16).saturating_add(tables).saturating_add(points), limits)
+    check("Resampling a series", volume_bytes(stack, bits_allocated).saturating_add(tables).saturating_add(points), limits)
 }
 
 /// Before `n_bytes` of a data set, without its plain or compressed pixels, are parsed.

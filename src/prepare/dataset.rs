@@ -21,10 +21,10 @@ use crate::domain::{Reason, ReasonCode, StoredInstance};
 /// A data set with its file meta group.
 pub(super) type DataSet = FileDicomObject<InMemDicomObject>;
 
-const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
-const DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1.99";
+pub(super) const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
+pub(super) const DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1.99";
 const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
-const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
+pub(super) const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 
 /// How the samples of an instance are stored (PS3.3 C.7.6.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ mod slab;
 mod tests;
 
 use super::acquired::{Acquired, Slice};
+use super::frames::Samples;
 use super::register::Rigid;
 use super::share::share;
 use super::{PrepareLimits, budget};
@@ -97,7 +98,8 @@ fn gather(
     filled: Option<f32>,
     limits: &PrepareLimits,
 ) -> Result<Resampled, Reason> {
-    budget::check_resample(stack, grid, filled.is_some(), limits)?;
+    let is_wide = slices.iter().any(|slice| matches!(slice.samples, Samples::F32(_)));
+    budget::check_resample(stack, if is_wide { 32 } else { 16 }, grid, filled.is_some(), limits)?;
     let (profiles, view) = profiles(stack, grid.spacing_mm);
     let work = Work { stack, slices, profiles: &profiles, view, grid, filled, limits };
     let slabs = Slab::cut(grid, stack, limits.n_threads.max(1));

@@ -26,8 +26,10 @@ pub(super) fn share<T: Sync, R: Send>(
     scope(|scope| {
         let own = if stack_bytes.is_none() { stretches.next() } else { None };
         let start = |part| {
-            let builder = Builder::new().name("prepare".into());
-            let builder = stack_bytes.map_or(Builder::new().name("prepare".into()), |bytes| builder.stack_size(bytes));
+            let mut builder = Builder::new().name("prepare".into());
+            if let Some(bytes) = stack_bytes {
+                builder = builder.stack_size(bytes);
+            }
             builder.spawn_scoped(scope, move || stretch(part))
         };
         let started: Vec<_> = stretches.map(start).collect();

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-/// Explicit VRs whose length takes four bytes, after two that are reserved (PS3.5 section 7.1.2).
-const LONG_VRS: [&[u8; 2]; 13] = [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"];
+use crate::domain::vr::has_long_length;
+
 const UNDEFINED: u32 = u32::MAX;
 const PIXEL_DATA: (u16, u16) = (0x7fe0, 0x0010);
 /// Item, Item Delimitation Item, Sequence Delimitation Item (PS3.5 section 7.5).
@@ -44,7 +44,7 @@ pub(super) fn find_pixels(data_set: &[u8], is_explicit: bool) -> Option<Tail> {
             (length, length == UNDEFINED)
         } else {
             let vr: &[u8; 2] = data_set.get(at..at + 2)?.try_into().ok()?;
-            let is_long = LONG_VRS.contains(&vr);
+            let is_long = has_long_length(*vr);
             let length = if is_long { u32_at(data_set, at + 4)? } else { u32::from(u16_at(data_set, at + 2)?) };
             at += if is_long { 8 } else { 4 };
             if tag == PIXEL_DATA && depth == 0 && length == UNDEFINED {

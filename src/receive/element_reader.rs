@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 
 use super::header_scan::ScanError;
+use crate::domain::vr::has_long_length;
 
 /// A tag as one number: group in the upper 16 bits.
 pub(super) type Tag = u32;
@@ -246,6 +247,5 @@ fn has_short_length(vr: Vr) -> bool {
 
 /// Whether these two bytes are a value representation of the standard.
 pub(super) fn is_known_vr(vr: Vr) -> bool {
-    has_short_length(vr)
-        || matches!(&vr, b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"OW" | b"SQ" | b"SV" | b"UC" | b"UN" | b"UR" | b"UT" | b"UV")
+    has_short_length(vr) || has_long_length(vr)
 }

@@ -224,16 +224,7 @@ impl Conductor {
         }
         verdict.timing.last_instance_to_alert = Some(monotonic_now().since_ms(study.last_instance_at()));
         let json = verdict_json::to_json(&verdict);
-        let record = VerdictRecord {
-            study_instance_uid: verdict.study_instance_uid.clone(),
-            accession_number: verdict.accession_number.clone(),
-            kind: verdict.kind,
-            urgency: verdict.urgency,
-            score: verdict.score,
-            json,
-            n_instances: study.n_instances(),
-            decided_at: verdict.decided_at,
-        };
+        let record = VerdictRecord::of(&verdict, json, study.n_instances());
         let notices: Vec<Notice> = self
             .webhooks
             .iter()

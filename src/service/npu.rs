@@ -40,25 +40,17 @@ impl NpuChoice {
     #[must_use]
     pub fn of(config: &Config, profile: &BoardProfile) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let pairs = |options: &BTreeMap<String, String>| options.clone().into_iter().collect();
-        let named = config
-            .infer
-            .npu
-            .as_ref()
-            .map(|npu| NpuOptions {
-                runtime_library: text(&npu.runtime_library),
-                provider_library: npu.provider_library.as_deref().map(text),
-                provider: npu.provider.clone(),
-                options: pairs(&npu.options),
-            })
-            .or_else(|| {
-                profile.npu.as_ref().map(|npu| NpuOptions {
-                    runtime_library: text(&npu.runtime_library),
-                    provider_library: npu.provider_library.as_deref().map(text),
-                    provider: npu.provider.clone(),
-                    options: pairs(&npu.options),
-                })
-            });
+        let options = |runtime: &Path, plug_in: Option<&Path>, provider: &str, options: &BTreeMap<String, String>| NpuOptions {
+            runtime_library: text(runtime),
+            provider_library: plug_in.map(text),
+            provider: provider.to_owned(),
+            options: options.clone().into_iter().collect(),
+        };
+        let site = config.infer.npu.as_ref();
+        let site = site.map(|n| options(&n.runtime_library, n.provider_library.as_deref(), &n.provider, &n.options));
+        let board =
+            || profile.npu.as_ref().map(|n| options(&n.runtime_library, n.provider_library.as_deref(), &n.provider, &n.options));
+        let named = site.or_else(board);
         match (config.infer.engine, named) {
             (EngineChoice::Cpu, _) | (EngineChoice::Auto, None) => Self::Off,
             (EngineChoice::Auto | EngineChoice::Npu, Some(options)) => Self::Use(options),

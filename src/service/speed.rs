@@ -5,10 +5,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::domain::WallTime;
 use crate::domain::speed::{SpeedTable, StageSpeed};
+use crate::web;
 
 const FILE: &str = "speed.json";
 /// A table takes 2 KB.
@@ -19,26 +20,15 @@ const STAGES_MAX: usize = 32;
 const TEXT_MAX: usize = 200;
 const SCHEMA: &str = "scanside.speed/1";
 
-/// The table as JSON.
+/// The table as it is kept: what the page's programs get, with its schema and the time as a number.
 #[must_use]
 pub fn to_json(table: &SpeedTable) -> Value {
-    let stage = |s: &StageSpeed| {
-        let share = (table.share_percent(s) * 10.0).round() / 10.0;
-        json!({ "stage": s.stage, "wall_ms": s.wall_ms, "cpu_ms": s.cpu_ms, "share_percent": share, "peak_bytes": s.peak_bytes })
-    };
-    json!({
-        "schema": SCHEMA,
-        "measured_at_ms": table.measured_at.0,
-        "scanside": table.scanside,
-        "target": table.target,
-        "model": table.model,
-        "n_instances": table.n_instances,
-        "n_bytes": table.n_bytes,
-        "n_threads": table.n_threads,
-        "n_runs": table.n_runs,
-        "total_ms": table.total_ms(),
-        "stages": table.stages.iter().map(stage).collect::<Vec<_>>(),
-    })
+    let mut value = web::speed::to_json(table);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("schema".to_owned(), SCHEMA.into());
+        fields.insert("measured_at_ms".to_owned(), table.measured_at.0.into());
+    }
+    value
 }
 
 /// The table that the text holds; `None` for anything else.

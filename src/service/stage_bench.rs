@@ -96,16 +96,7 @@ pub fn measure(package: &ModelPackage, options: &BenchOptions) -> Result<SpeedTa
         let study = assembled(instances)?;
         let verdict = assess(&study, package, &mut engine, options.n_threads, &watch)?;
         watch.enter("results");
-        let record = VerdictRecord {
-            study_instance_uid: verdict.study_instance_uid.clone(),
-            accession_number: verdict.accession_number.clone(),
-            kind: verdict.kind,
-            urgency: verdict.urgency,
-            score: verdict.score,
-            json: verdict_json::to_json(&verdict),
-            n_instances: study.n_instances(),
-            decided_at: verdict.decided_at,
-        };
+        let record = VerdictRecord::of(&verdict, verdict_json::to_json(&verdict), study.n_instances());
         spool.record_verdict(&record, &[]).map_err(|error| error.to_string())?;
         runs.push(watch.stop());
         drop(spool);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::domain::{StoredInstance, Uid, Urgency, VerdictKind, WallTime};
+use crate::domain::{StoredInstance, Uid, Urgency, Verdict, VerdictKind, WallTime};
 
 /// Bounds of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,23 @@ pub struct VerdictRecord {
     pub n_instances: usize,
     /// When it was decided.
     pub decided_at: WallTime,
+}
+
+impl VerdictRecord {
+    /// The record of a verdict over `n_instances` instances, whose JSON is `json`.
+    #[must_use]
+    pub fn of(verdict: &Verdict, json: String, n_instances: usize) -> Self {
+        Self {
+            study_instance_uid: verdict.study_instance_uid.clone(),
+            accession_number: verdict.accession_number.clone(),
+            kind: verdict.kind,
+            urgency: verdict.urgency,
+            score: verdict.score,
+            json,
+            n_instances,
+            decided_at: verdict.decided_at,
+        }
+    }
 }
 
 /// A notice that must reach somebody: goes to the durable outbox in the same transaction as its verdict.

@@ -15,7 +15,7 @@ mod live;
 mod metrics;
 mod page;
 mod server;
-mod speed;
+pub mod speed;
 mod status;
 mod study_page;
 mod view;

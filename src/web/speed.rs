@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::view::{bytes, iso, time};
 use crate::domain::speed::{SpeedTable, StageSpeed};
 
-/// For `/api/v1/status`.
-pub(super) fn to_json(table: &SpeedTable) -> Value {
+/// For `/api/v1/status`, and as the state folder keeps it.
+#[must_use]
+pub fn to_json(table: &SpeedTable) -> Value {
     let stage = |s: &StageSpeed| {
         let share = (table.share_percent(s) * 10.0).round() / 10.0;
         json!({ "stage": s.stage, "wall_ms": s.wall_ms, "cpu_ms": s.cpu_ms, "share_percent": share, "peak_bytes": s.peak_bytes })

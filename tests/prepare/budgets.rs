@@ -98,7 +98,7 @@ fn the_study_after_one_that_was_too_large_reaches_the_network() {
     let verdict = pipeline.assess(&plain, WallTime(0));
     assert!(verdict.reasons[0].text.contains("only counts"), "{}", verdict.reasons[0].text);
     assert_eq!(n_runs.load(Ordering::SeqCst), 1);
-    let verdict = pipeline.with_memory(30 << 20).assess(&plain, WallTime(0));
+    let verdict = pipeline.with_memory(20 << 20).assess(&plain, WallTime(0));
     assert!(verdict.reasons[0].text.contains("The network would take"), "{}", verdict.reasons[0].text);
     assert_eq!(n_runs.load(Ordering::SeqCst), 1, "refused before it ran");
 }

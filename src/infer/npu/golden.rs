@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{Findings, Grid, PreparedStudy, Quantisation, Uid, Volume};
+use crate::domain::{Findings, Grid, PreparedStudy, Uid, Volume};
 
 use super::{NpuFault, TensorRunner};
 use crate::infer::engine::Cancel;
@@ -142,15 +142,10 @@ fn golden_study(package: &ModelPackage, golden: &Golden, input: &[i8]) -> Result
         golden.inputs.contains(&channel.role).then(|| Volume {
             role: channel.role,
             series_instance_uid: uid.clone(),
-            voxels_kji: values.iter().map(|q| dequantised(*q, spec.input_quantisation)).collect(),
+            voxels_kji: values.iter().map(|q| spec.input_quantisation.to_real(*q)).collect(),
         })
     });
     Ok(PreparedStudy { channels: channels.collect(), grid, quality: Vec::new(), series: Vec::new() })
-}
-
-/// The value that an integer stands for.
-pub(crate) fn dequantised(q: i8, quantisation: Quantisation) -> f32 {
-    (f32::from(q) - f32::from(quantisation.zero_point)) * quantisation.scale
 }
 
 #[cfg(test)]
