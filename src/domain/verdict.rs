@@ -132,8 +132,8 @@ impl Reason {
     #[must_use]
     pub fn memory(step: &str, bytes: u64, bytes_max: u64) -> Self {
         let text = format!(
-            "{step} would take about {} MiB of memory, more than the {} MiB that one study may take on this box: send fewer images, or raise \
-             memory_process_bytes_max in the board profile if the box has the memory.",
+            "{step} would take about {} MiB of memory, more than the {} MiB that one study may take on this box. If the box has more, raise \
+             memory_process_bytes_max in its board profile.",
             bytes.div_ceil(1 << 20),
             bytes_max >> 20
         );

@@ -140,7 +140,7 @@ fn first_that_passes<T>(
             Err(error) => return Err(error),
         }
     }
-    let none = || EngineError::Unsupported("this processor does not have the kernel that was asked for".to_owned());
+    let none = || EngineError::Failed("this processor does not have the kernel that was asked for".to_owned());
     Err(refused.into_iter().next().map_or_else(none, |(_, error)| error))
 }
 

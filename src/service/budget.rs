@@ -27,7 +27,7 @@ pub fn check_network(prepared: &PreparedStudy, memory_bytes_max: u64) -> Result<
     let points = prepared.grid.n_voxels() as u64;
     // Channels are held twice: the network's and the one that is measured afterwards.
     let channels = points * 4 * 2 * prepared.channels.iter().flatten().count() as u64;
-    for (step, per_point) in [("The network", NETWORK_PER_POINT), ("Measuring its answer", POST_PROCESS_PER_POINT)] {
+    for (step, per_point) in [("The network", NETWORK_PER_POINT), ("Measuring the network's answer", POST_PROCESS_PER_POINT)] {
         let bytes = channels + points * per_point;
         if bytes > memory_bytes_max {
             return Err(Reason::memory(step, bytes, memory_bytes_max));
@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(refused.code, ReasonCode::BudgetExceeded);
         assert!(refused.text.contains("102 MiB") && refused.text.contains("96 MiB"), "{}", refused.text);
         assert!(
-            refused.text.contains("Measuring its answer") && refused.text.contains("memory_process_bytes_max"),
+            refused.text.contains("Measuring the network's answer") && refused.text.contains("memory_process_bytes_max"),
             "{}",
             refused.text
         );

@@ -180,13 +180,18 @@ const KERNEL_VARIABLE: &str = "SCANSIDE_KERNEL";
 /// Options of an engine with this many threads, on the kernel that the environment names, else the best one.
 ///
 /// # Errors
-/// [`EngineError::Unsupported`] when this processor does not have the kernel.
+/// [`EngineError::Failed`] when this processor does not have the kernel.
 pub fn engine_options(threads: usize) -> Result<EngineOptions, EngineError> {
     let options = EngineOptions { threads, ..EngineOptions::new(uptime) };
     let Ok(name) = std::env::var(KERNEL_VARIABLE) else { return Ok(options) };
     let available: Vec<_> = Kernel::ALL.iter().filter(|kernel| kernel.is_available()).map(|kernel| kernel.as_str()).collect();
     let kernel = Kernel::by_name(&name).filter(|kernel| kernel.is_available());
-    let unknown = || EngineError::Unsupported(format!("{KERNEL_VARIABLE}={name:?}: this processor has {}", available.join(", ")));
+    let unknown = || {
+        EngineError::Failed(format!(
+            "{KERNEL_VARIABLE} is {name:?}, and this processor has {}: name one of these, or none",
+            available.join(", ")
+        ))
+    };
     Ok(EngineOptions { kernel: kernel.ok_or_else(unknown)?, ..options })
 }
 
