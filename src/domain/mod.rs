@@ -11,6 +11,7 @@ pub mod instance;
 pub mod model;
 pub mod role;
 pub mod speed;
+pub mod step;
 pub mod study;
 pub mod time;
 pub mod verdict;
@@ -26,6 +27,7 @@ pub use model::{
     ContrastLimits, InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation, SignLimits,
 };
 pub use role::Role;
+pub use step::{AvailableInstances, ProcedureStep, ReferencedSeries, StepStatus};
 pub use study::{ClosedBecause, OpenStudy, Series, Study};
 pub use time::{Monotonic, WallTime};
 pub use verdict::{
