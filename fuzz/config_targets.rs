@@ -1,4 +1,5 @@
 //! The fuzz target of the configuration: text in -> a configuration that survives being written and read again, or faults with lines.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, unreachable_pub)] // a panic is what a target is for; the fuzz crate calls them
 
 use super::Config;
 
@@ -22,5 +23,17 @@ pub fn config(data: &[u8]) {
                 assert!(!fault.message.is_empty());
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[path = "corpus.rs"]
+mod corpus;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn corpus_of_config_keeps_its_promises() {
+        super::corpus::run("config", super::config);
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Bytes that begin with 'D' are a program that writes a well-formed file (tags, lengths and nesting right by construction, values the
 //! fuzzer's), all others are a file as they stand.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, unreachable_pub)] // a panic is what a target is for; the fuzz crate calls them
 
 use std::io::Cursor;
 
@@ -121,8 +122,7 @@ pub fn build(program: &[u8]) -> Vec<u8> {
     group.element(0x0002_0000, b"UL", &(meta.bytes.len() as u32).to_le_bytes());
     file.extend(group.bytes);
     file.extend(meta.bytes);
-    let mut out =
-        Writer { bytes: Vec::new(), explicit: syntax != "1.2.840.10008.1.2", big: syntax == "1.2.840.10008.1.2.2" };
+    let mut out = Writer { bytes: Vec::new(), explicit: syntax != "1.2.840.10008.1.2", big: syntax == "1.2.840.10008.1.2.2" };
     out.element(0x0008_0016, b"UI", &padded("1.2.840.10008.5.1.4.1.1.4"));
     out.element(0x0008_0018, b"UI", &padded("1.2.3.4.5"));
     out.element(0x0020_000d, b"UI", &padded("1.2.3"));
@@ -239,5 +239,17 @@ fn read(instance: &StoredInstance) {
             Ok(samples) => assert_eq!(samples.len(), n_pixels, "as many samples as rows times columns"),
             Err(reason) => assert!(!reason.text.is_empty()),
         }
+    }
+}
+
+#[cfg(test)]
+#[path = "corpus.rs"]
+mod corpus;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn corpus_of_prepare_keeps_its_promises() {
+        super::corpus::run("prepare", super::prepare);
     }
 }

@@ -1,7 +1,8 @@
 //! The fuzz targets of `receive`: bytes of a hostile peer in -> nothing out, or a panic where a promise is broken.
 //!
-//! libFuzzer calls them (`fuzz_targets/`), and so does `cargo test` over the committed corpus (`src/receive/fuzz_tests.rs`): they are a child
+//! libFuzzer calls them (`fuzz_targets/`), and so does `cargo test` over the committed corpus (below): they are a child
 //! module of `receive` in both, and call its private functions.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, unreachable_pub)] // a panic is what a target is for; the fuzz crate calls them
 
 use std::io::Cursor;
 
@@ -13,7 +14,7 @@ use super::header_scan::{ScanError, ScanLimits, scan_with_pixel_facts};
 use super::negotiate::{RejectedBecause, decide};
 use super::options::ReceiveOptions;
 use super::pdu_buffer::{HEADER, PduBuffer};
-use super::sop_classes::TRANSFER_SYNTAXES;
+use super::sop_classes::{KEPT_UNREAD_SYNTAXES, TRANSFER_SYNTAXES, choose_transfer_syntax};
 
 /// Longest PDU that the target's buffer takes: small, so that the fuzzer reaches its bound.
 const PDU_LENGTH_MAX: u32 = 2048;
@@ -133,15 +134,7 @@ fn joined(context_id: u8, pdus: &[u8]) -> Vec<u8> {
 pub fn command(data: &[u8]) {
     let Ok(request) = parse_command(data) else { return };
     assert!(request.field != C_CANCEL_RQ || request.message_id == 0);
-    for status in [
-        DimseStatus::Success,
-        DimseStatus::SopClassNotSupported,
-        DimseStatus::NotAuthorised,
-        DimseStatus::UnrecognisedOperation,
-        DimseStatus::OutOfResources,
-        DimseStatus::DataSetMismatch,
-        DimseStatus::CannotUnderstand,
-    ] {
+    for status in DimseStatus::ALL {
         check_answer(1, &request, status);
     }
 }
@@ -178,7 +171,13 @@ pub fn negotiate(data: &[u8]) {
                         || context.transfer_syntaxes.iter().any(|uid| uid.trim_end_matches('\0') == result.transfer_syntax);
                     assert!(!accepts || was_proposed(), "a transfer syntax that nobody proposed");
                 }
-                assert!(accepted.contexts.iter().all(|ours| TRANSFER_SYNTAXES.contains(&ours.transfer_syntax)));
+                for ours in accepted.contexts.iter().filter(|ours| !TRANSFER_SYNTAXES.contains(&ours.transfer_syntax)) {
+                    assert!(KEPT_UNREAD_SYNTAXES.contains(&ours.transfer_syntax));
+                    let of_class =
+                        proposed.iter().filter(|c| c.abstract_syntax.trim_end_matches(['\0', ' ']) == ours.abstract_syntax);
+                    let mut choices = of_class.map(|context| choose_transfer_syntax(&context.transfer_syntaxes));
+                    assert!(choices.all(|choice| choice.is_none()), "something readable was offered and not taken");
+                }
                 check_reply(&Pdu::AssociationAC(accepted.reply));
             }
             Err(because) => {
@@ -203,7 +202,8 @@ fn check_reply(reply: &Pdu) {
 /// A file, or a data set without its file meta group.
 pub fn part10(data: &[u8]) {
     // Tight bounds, so that the fuzzer meets each of them; an allocation above libFuzzer's own bound (-malloc_limit_mb) is a crash as well.
-    let limits = ScanLimits { depth_max: 8, elements_max: 4000, frames_max: 64, value_bytes_max: 1024, inflated_bytes_max: 1 << 20 };
+    let limits =
+        ScanLimits { depth_max: 8, elements_max: 4000, frames_max: 64, value_bytes_max: 1024, inflated_bytes_max: 1 << 20 };
     let (tight, wide) = (scan(data, &limits), scan(data, &ScanLimits { inflated_bytes_max: 4 << 20, ..ScanLimits::default() }));
     match (tight, wide) {
         (Ok((header, pixels)), wide) => {
@@ -215,11 +215,40 @@ pub fn part10(data: &[u8]) {
             let (again, _) = wide.expect("what passes tight bounds passes wide ones");
             assert_eq!(again.sop_instance_uid, header.sop_instance_uid);
         }
-        (Err(ScanError::Io(error)), _) | (_, Err(ScanError::Io(error))) => panic!("bytes in memory cannot fail to be read: {error}"),
+        (Err(ScanError::Io(error)), _) | (_, Err(ScanError::Io(error))) => {
+            panic!("bytes in memory cannot fail to be read: {error}")
+        }
         (Err(error), _) => assert!(!error.to_string().is_empty()),
     }
 }
 
 fn scan(data: &[u8], limits: &ScanLimits) -> Result<(crate::domain::InstanceHeader, super::header_scan::PixelFacts), ScanError> {
     scan_with_pixel_facts(&mut Cursor::new(data), limits)
+}
+
+#[cfg(test)]
+#[path = "corpus.rs"]
+mod corpus;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn corpus_of_pdu_keeps_its_promises() {
+        super::corpus::run("pdu", super::pdu);
+    }
+
+    #[test]
+    fn corpus_of_negotiate_keeps_its_promises() {
+        super::corpus::run("negotiate", super::negotiate);
+    }
+
+    #[test]
+    fn corpus_of_command_keeps_its_promises() {
+        super::corpus::run("command", super::command);
+    }
+
+    #[test]
+    fn corpus_of_part10_keeps_its_promises() {
+        super::corpus::run("part10", super::part10);
+    }
 }

@@ -70,7 +70,7 @@ pub(super) fn syntax_name(uid: &str) -> String {
 
 fn undecodable(syntax_uid: &str, why: &str) -> Reason {
     let text = format!(
-        "The pixels of an image stored as {} cannot be decoded: {why}. Remedy: have the sender use Explicit VR Little Endian.",
+        "The pixels of an image stored as {} cannot be decoded: {why}. Remedy: have the sender send uncompressed, JPEG lossless or JPEG 2000.",
         syntax_name(syntax_uid)
     );
     Reason::new(ReasonCode::UndecodablePixels, text)
