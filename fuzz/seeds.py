@@ -36,6 +36,7 @@ def command(field, *, uid=MR, instance="1.2.3.4.5", message_id=7, data=True, ext
     def element(number, value):
         return struct.pack("<HHI", 0, number, len(value)) + value
     body = (element(2, even(uid)) if uid else b"") + element(0x100, struct.pack("<H", field)) + element(to, struct.pack("<H", message_id))
+    body += element(0x700, struct.pack("<H", 0)) if field == 1 else b""  # Priority: dcmtk aborts without it
     body += element(0x800, struct.pack("<H", 0 if data else 0x101)) + extra
     body += element(0x1000, even(instance)) if instance else b""
     return element(0, struct.pack("<I", len(body))) + body
