@@ -6,6 +6,9 @@
 //! `reader.rs` walks the parsed document and collects faults, `parse.rs` says which keys exist and what they may hold,
 //! `values.rs` holds the small value types, `text.rs` writes a `Config` back as TOML.
 
+#[cfg(test)]
+#[path = "../../fuzz/config_targets.rs"]
+mod fuzz_targets;
 mod parse;
 mod reader;
 mod text;

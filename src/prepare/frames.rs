@@ -16,7 +16,7 @@ use super::dataset::{Opened, SampleFormat};
 use crate::domain::{Reason, ReasonCode};
 
 /// What transfer syntaxes can be read (PS3.5 section 10, PS3.6 table A-1), and how their pixels lie.
-const SYNTAXES: [(&str, Layout); 12] = [
+const SYNTAXES: [(&str, Layout); 15] = [
     ("1.2.840.10008.1.2", Layout::Native),                            // Implicit VR Little Endian
     ("1.2.840.10008.1.2.1", Layout::Native),                          // Explicit VR Little Endian
     ("1.2.840.10008.1.2.1.99", Layout::Native),                       // Deflated Explicit VR Little Endian
@@ -28,6 +28,9 @@ const SYNTAXES: [(&str, Layout); 12] = [
     ("1.2.840.10008.1.2.4.70", Layout::Jpeg { is_lossy: false }),     // JPEG Lossless, first-order prediction
     ("1.2.840.10008.1.2.4.90", Layout::Jpeg2000 { is_lossy: false }), // JPEG 2000, lossless only
     ("1.2.840.10008.1.2.4.91", Layout::Jpeg2000 { is_lossy: true }),  // JPEG 2000
+    ("1.2.840.10008.1.2.4.201", Layout::Jpeg2000 { is_lossy: false }), // High-throughput JPEG 2000, lossless only
+    ("1.2.840.10008.1.2.4.202", Layout::Jpeg2000 { is_lossy: false }), // High-throughput JPEG 2000 with RPCL, lossless only
+    ("1.2.840.10008.1.2.4.203", Layout::Jpeg2000 { is_lossy: true }), // High-throughput JPEG 2000
     ("1.2.840.10008.1.2.1.98", Layout::Encapsulated),                 // Encapsulated Uncompressed Explicit VR Little Endian
 ];
 
@@ -70,7 +73,7 @@ pub(super) fn syntax_name(uid: &str) -> String {
 
 fn undecodable(syntax_uid: &str, why: &str) -> Reason {
     let text = format!(
-        "The pixels of an image stored as {} cannot be decoded: {why}. Remedy: have the sender use Explicit VR Little Endian.",
+        "The pixels of an image stored as {} cannot be decoded: {why}. Remedy: have the sender send uncompressed, JPEG lossless or JPEG 2000.",
         syntax_name(syntax_uid)
     );
     Reason::new(ReasonCode::UndecodablePixels, text)
@@ -329,6 +332,38 @@ mod tests {
         let value = PrimitiveValue::U16(C::from_vec(vec![0x0201, 0x0403, 0x0605]));
         assert_eq!(native_bytes(&value, 3, 3).as_deref(), Some([4, 5, 6].as_slice()));
         assert_eq!(native_bytes(&value, 4, 3), None);
+    }
+
+    #[test]
+    fn every_transfer_syntax_that_is_accepted_as_decodable_can_be_read() {
+        for uid in crate::receive::sop_classes::TRANSFER_SYNTAXES {
+            assert!(check_syntax(uid).is_ok(), "{uid}");
+        }
+        for uid in crate::receive::sop_classes::KEPT_UNREAD_SYNTAXES {
+            let reason = check_syntax(uid).unwrap_err();
+            assert!(reason.text.contains("uncompressed, JPEG lossless or JPEG 2000"), "{uid}: {}", reason.text);
+        }
+    }
+
+    /// 8 x 8 pixels, `61 k mod 4096` in row order, written by OpenJPH 0.26.3 (reversible, five levels).
+    const HIGH_THROUGHPUT: &str = concat!(
+        "ff4fff5100294000000000080000000800000000000000000000000800000008000000000000000000010f0101ff50000800020000000aff",
+        "52000c00020001000504044001ff5c00132088909090909090909090909090888888ff64001700014f70656e4a50482056657220302e3236",
+        "2e332eff90000a00000000005a0001ff93c0002635f6050774000000c00013400013002afe0207740064f103877400c00013400013801010",
+        "0182740092288900c35400c0002a20001560388ee3aa70827500ce3b77eefcc04201ecb600ffd9",
+    );
+
+    #[test]
+    fn high_throughput_jpeg_2000_is_decoded_bit_for_bit() {
+        let stream: Vec<u8> = (0..HIGH_THROUGHPUT.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&HIGH_THROUGHPUT[at..at + 2], 16).unwrap())
+            .collect();
+        let format = SampleFormat { n_rows: 8, n_columns: 8, ..format(16, 16, false) };
+        let layout = Layout::Jpeg2000 { is_lossy: false };
+        let bytes = decompress(&stream, &format, layout, "1.2.840.10008.1.2.4.201").unwrap();
+        let expected: Vec<u16> = (0..64_u16).map(|k| k * 61 % 4096).collect();
+        assert_eq!(from_little_endian(&bytes, &format), Samples::U16(expected));
     }
 
     #[test]

@@ -26,6 +26,9 @@ mod codestream;
 mod dataset;
 mod frames;
 mod further;
+#[cfg(test)]
+#[path = "../../fuzz/prepare_targets.rs"]
+mod fuzz_targets;
 mod gate;
 mod head;
 mod motion;

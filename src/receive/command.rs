@@ -34,6 +34,17 @@ pub enum DimseStatus {
 }
 
 impl DimseStatus {
+    /// Every status that is ever sent.
+    pub const ALL: [Self; 7] = [
+        Self::Success,
+        Self::SopClassNotSupported,
+        Self::NotAuthorised,
+        Self::UnrecognisedOperation,
+        Self::OutOfResources,
+        Self::DataSetMismatch,
+        Self::CannotUnderstand,
+    ];
+
     /// The code on the wire.
     #[must_use]
     pub const fn code(self) -> u16 {

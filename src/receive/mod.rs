@@ -22,6 +22,9 @@ mod element_reader;
 mod ending;
 mod events;
 mod functional_groups;
+#[cfg(test)]
+#[path = "../../fuzz/receive_targets.rs"]
+mod fuzz_targets;
 mod header_fields;
 pub mod header_scan;
 pub mod negotiate;

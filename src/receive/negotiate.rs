@@ -1,6 +1,7 @@
 //! Association policy as a pure function: A-ASSOCIATE-RQ, the peer's address and the options in -> accept with contexts, or reject with
 //! a reason out. Source: PS3.8 section 9.3.4 and table 9-21 (rejections), 9.3.3.2 (presentation contexts), PS3.7 section D.3 (user items).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dicom_ul::pdu::{
@@ -11,7 +12,7 @@ use dicom_ul::pdu::{
 use crate::domain::AeTitle;
 
 use super::options::ReceiveOptions;
-use super::sop_classes::{IMPLICIT_LITTLE_ENDIAN, VERIFICATION, choose_transfer_syntax, is_storage_class};
+use super::sop_classes::{IMPLICIT_LITTLE_ENDIAN, VERIFICATION, choose_transfer_syntax, choose_unread_syntax, is_storage_class};
 
 /// Our Implementation Class UID (PS3.7 section D.3.3.2), derived from a UUID (PS3.5 section B.2).
 pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.259331704819838872930790898416226441597";
@@ -143,17 +144,30 @@ pub fn decide(request: AssociationRQ, peer: IpAddr, options: &ReceiveOptions) ->
     Ok(accept(request, calling, options))
 }
 
+/// A UID without its padding.
+fn uid_of(text: &str) -> &str {
+    text.trim_end_matches(['\0', ' '])
+}
+
 fn accept(request: AssociationRQ, calling_ae_title: AeTitle, options: &ReceiveOptions) -> Accepted {
     let (mut contexts, mut results, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     let mut verification_only = !request.presentation_contexts.is_empty();
+    // SOP classes for which the peer offers something that can be decoded here, in whatever context.
+    let readable: BTreeSet<String> = request
+        .presentation_contexts
+        .iter()
+        .filter(|context| choose_transfer_syntax(&context.transfer_syntaxes).is_some())
+        .map(|context| uid_of(&context.abstract_syntax).to_owned())
+        .collect();
     for context in request.presentation_contexts {
-        let abstract_syntax = context.abstract_syntax.trim_end_matches(['\0', ' ']);
+        let abstract_syntax = uid_of(&context.abstract_syntax);
         let is_verification = abstract_syntax == VERIFICATION;
         verification_only &= is_verification;
         let known = is_verification
             || is_storage_class(abstract_syntax)
             || options.sop_classes_extra.iter().any(|extra| extra == abstract_syntax);
-        let (reason, transfer_syntax) = match (known, choose_transfer_syntax(&context.transfer_syntaxes)) {
+        let unread = || if readable.contains(abstract_syntax) { None } else { choose_unread_syntax(&context.transfer_syntaxes) };
+        let (reason, transfer_syntax) = match (known, choose_transfer_syntax(&context.transfer_syntaxes).or_else(unread)) {
             (false, _) => (PresentationContextResultReason::AbstractSyntaxNotSupported, IMPLICIT_LITTLE_ENDIAN),
             (true, None) => (PresentationContextResultReason::TransferSyntaxesNotSupported, IMPLICIT_LITTLE_ENDIAN),
             (true, Some(chosen)) => (PresentationContextResultReason::Acceptance, chosen),
@@ -275,6 +289,10 @@ mod tests {
         assert_eq!(codes, [(1, 0), (3, 0), (5, 4), (7, 3), (9, 0)]);
         assert_eq!(accepted.contexts[1].transfer_syntax, "1.2.840.10008.1.2.1");
         assert_eq!((accepted.refused.len(), accepted.verification_only, accepted.peer_pdu_length_max), (2, false, 131_072));
+        // JPEG-LS is kept only from a peer that offers nothing readable for the class, in any context.
+        let unread =
+            decide(request(&[(1, MR, &["1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.80"])]), peer(), &options).unwrap();
+        assert_eq!(unread.contexts[0].transfer_syntax, "1.2.840.10008.1.2.4.80");
         let echo = decide(request(&[(1, VERIFICATION, &[IMPLICIT_LITTLE_ENDIAN])]), peer(), &options).unwrap();
         assert!(echo.verification_only);
     }

@@ -1,7 +1,8 @@
 //! What is accepted at negotiation: storage SOP classes and transfer syntaxes. UIDs in -> yes, no, and in which order.
 //!
-//! JPEG-LS is not accepted: its only decoder is C++ and is not built in (facts: peers.md). Naming it would mean to acknowledge images
-//! that can never be read; a sender whose other choice is uncompressed will take that one. Likewise JPEG XL, MPEG and JPIP.
+//! JPEG-LS and JPEG XL cannot be decoded here (the JPEG-LS decoder is C++ and not built in). A sender that offers anything else for the SOP
+//! class gets that; one that does not is served all the same, since a study that is kept and reported as not assessable is better than one
+//! that the box never saw. MPEG and JPIP are not accepted.
 //! Source: PS3.6 annex A (registry of UIDs), PS3.4 section B.5.
 
 /// Verification: C-ECHO.
@@ -61,10 +62,25 @@ pub const TRANSFER_SYNTAXES: [&str; 14] = [
     "1.2.840.10008.1.2.4.50",  // JPEG baseline
 ];
 
+/// Transfer syntaxes that are kept but cannot be decoded here: accepted only from a peer that offers none of [`TRANSFER_SYNTAXES`] for the
+/// SOP class in any presentation context. The verdict of such a study is `indeterminate` and names the compression.
+pub const KEPT_UNREAD_SYNTAXES: [&str; 5] = [
+    "1.2.840.10008.1.2.4.80",  // JPEG-LS lossless
+    "1.2.840.10008.1.2.4.81",  // JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.110", // JPEG XL lossless
+    "1.2.840.10008.1.2.4.111", // JPEG XL JPEG recompression
+    "1.2.840.10008.1.2.4.112", // JPEG XL
+];
+
 /// Whether `uid` is a storage SOP class that is accepted without being configured.
 #[must_use]
 pub fn is_storage_class(uid: &str) -> bool {
     is_image_class(uid) || OTHER_CLASSES.contains(&uid)
+}
+
+/// Every storage SOP class that is accepted without being configured, and whether it must come with pixels.
+pub fn storage_classes() -> impl Iterator<Item = (&'static str, bool)> {
+    IMAGE_CLASSES.into_iter().map(|uid| (uid, true)).chain(OTHER_CLASSES.into_iter().map(|uid| (uid, false)))
 }
 
 /// Whether objects of this class are images and so must hold pixels.
@@ -75,7 +91,16 @@ pub fn is_image_class(uid: &str) -> bool {
 
 /// The most wanted of the proposed transfer syntaxes.
 pub fn choose_transfer_syntax(proposed: &[String]) -> Option<&'static str> {
-    TRANSFER_SYNTAXES.into_iter().find(|wanted| proposed.iter().any(|uid| uid.trim_end_matches('\0') == *wanted))
+    first_of(&TRANSFER_SYNTAXES, proposed)
+}
+
+/// The most wanted of those that can be kept but not decoded.
+pub fn choose_unread_syntax(proposed: &[String]) -> Option<&'static str> {
+    first_of(&KEPT_UNREAD_SYNTAXES, proposed)
+}
+
+fn first_of(wanted: &[&'static str], proposed: &[String]) -> Option<&'static str> {
+    wanted.iter().copied().find(|wanted| proposed.iter().any(|uid| uid.trim_end_matches('\0') == *wanted))
 }
 
 #[cfg(test)]
@@ -93,15 +118,19 @@ mod tests {
                 matches!(syntax.codec(), Codec::None | Codec::Dataset(Some(_)) | Codec::EncapsulatedPixelData(Some(_), _));
             assert!(decodable, "{} cannot be decoded", syntax.name());
         }
-        let jpeg_ls = TransferSyntaxRegistry.get("1.2.840.10008.1.2.4.80").unwrap();
-        assert!(matches!(jpeg_ls.codec(), Codec::EncapsulatedPixelData(None, _)), "now decodable: accept it");
+        for uid in KEPT_UNREAD_SYNTAXES {
+            let syntax = TransferSyntaxRegistry.get(uid).unwrap_or_else(|| panic!("{uid} is not known"));
+            assert!(matches!(syntax.codec(), Codec::EncapsulatedPixelData(None, _)), "{uid} is now decodable: move it up");
+        }
     }
 
     #[test]
     fn uncompressed_comes_before_compressed() {
         let proposed = ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1\0"].map(String::from);
         assert_eq!(choose_transfer_syntax(&proposed), Some("1.2.840.10008.1.2.1"));
-        assert_eq!(choose_transfer_syntax(&["1.2.840.10008.1.2.4.80".to_owned()]), None, "JPEG-LS");
+        let jpeg_ls = ["1.2.840.10008.1.2.4.81".to_owned(), "1.2.840.10008.1.2.4.80".to_owned()];
+        assert_eq!(choose_transfer_syntax(&jpeg_ls), None);
+        assert_eq!(choose_unread_syntax(&jpeg_ls), Some("1.2.840.10008.1.2.4.80"), "lossless first");
     }
 
     #[test]

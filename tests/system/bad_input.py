@@ -1,7 +1,5 @@
-"""Hostile and broken peers: each gets the answer that the contract names, the box stays up and keeps serving others."""
+"""Broken peers and wrong studies through other people's tools; hostile ones stand in faults.py."""
 import io
-import os
-import socket
 import struct
 import subprocess
 import tempfile
@@ -32,40 +30,6 @@ def still_serves(box):
     assert time.time() - begin < 5.0
 
 
-def answer(box, payload, wait_s=8.0):
-    """What the box sends back, until it closes; `None` if it does not close in time."""
-    with socket.create_connection(("127.0.0.1", box.dicom), timeout=wait_s) as s:
-        try:
-            s.sendall(payload)
-        except OSError:
-            return b""
-        data = b""
-        try:
-            while chunk := s.recv(4096):
-                data += chunk
-        except TimeoutError:
-            return None
-        except OSError:
-            pass
-        return data
-
-
-def test_junk_and_giant_lengths_close_at_once_and_cost_no_memory():
-    with Appliance() as box:
-        box.forget_peak()
-        before, _ = box.rss_mb()
-        for payload in (os.urandom(4096), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", struct.pack(">BBI", 1, 0, 0xFFFFFFFF) + bytes(1 << 16),
-                        struct.pack(">BBI", 4, 0, 0xFFFFFFF0) + bytes(1 << 16), struct.pack(">BBI", 1, 0, 70) + b"\0"):
-            begin = time.time()
-            half = len(payload) == 7
-            got = None if half else answer(box, payload)
-            assert half or got is not None, f"no answer to {payload[:8]!r} in 8 s"
-            still_serves(box)
-            assert half or time.time() - begin < 10
-        _, peak = box.rss_mb()
-        assert peak - before < 32, f"{before:.0f} -> {peak:.0f} MB"
-
-
 def test_wrong_ae_title_is_rejected_with_the_standard_reason():
     # What came over the wire, and not `association.is_rejected`: pynetdicom 3.0.4 closes its socket on the rejection in one thread while
     # another still waits to see the socket open, and then says "aborted" and keeps the rejection in its queue (27 of 300 on two busy cores).
@@ -76,17 +40,6 @@ def test_wrong_ae_title_is_rejected_with_the_standard_reason():
         assert [type(pdu) for pdu in answers] == [A_ASSOCIATE_RJ], answers
         assert (answers[0].result, answers[0].source, answers[0].reason_diagnostic) == (1, 1, 7), answers[0]
         still_serves(box)
-
-
-def test_unknown_sop_class_is_not_negotiated():
-    with Appliance() as box:
-        ae = AE(ae_title="CHECK")
-        ae.add_requested_context("1.2.840.10008.5.1.4.1.1.77.1.4")  # photography
-        ae.add_requested_context(Verification)
-        association = ae.associate("127.0.0.1", box.dicom, ae_title="SCANSIDE")
-        assert association.is_established
-        assert [c.result for c in association.rejected_contexts] == [3]
-        association.release()
 
 
 def slice_of(folder):
@@ -102,36 +55,6 @@ def store(box, data, **kwargs):
     if association.is_established:
         association.release()
     return status.get("Status")
-
-
-def test_path_traversal_in_a_uid_touches_no_path():
-    with tempfile.TemporaryDirectory() as folder, Appliance() as box:
-        data = slice_of(folder)
-        with pydicom.config.disable_value_validation():
-            data.SOPInstanceUID = "../../../../tmp/owned"
-            data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-            try:
-                status = store(box, data)
-            except ValueError:
-                return "SKIP: this pynetdicom refuses to send it"
-        assert status != 0x0000
-        assert not os.path.exists("/tmp/owned") and not list((box.folder / "state").rglob("*owned*"))
-        still_serves(box)
-
-
-def test_two_hundred_idle_connections_do_not_lock_out_a_scanner():
-    with Appliance() as box:
-        idle = [socket.create_connection(("127.0.0.1", box.dicom)) for _ in range(200)]
-        drip = idle[:20]
-        for s in drip:
-            s.sendall(b"\x01")
-        begin = time.time()
-        still_serves(box)
-        took = time.time() - begin
-        for s in idle:
-            s.close()
-        assert took < 5
-        return f"echo beside them in {took:.2f} s"
 
 
 def test_deep_nesting_costs_one_instance_and_not_the_service():
@@ -150,18 +73,6 @@ def test_deep_nesting_costs_one_instance_and_not_the_service():
         still_serves(box)
         triage = subprocess.run([program(), "triage", path, "--json"], capture_output=True, text=True, cwd=ROOT)
         assert triage.returncode in (1, 2), (triage.returncode, triage.stderr[-500:])
-
-
-def test_truncated_pixel_data_is_never_acknowledged():
-    with tempfile.TemporaryDirectory() as folder, Appliance() as box:
-        data = slice_of(folder)
-        raw = data.PixelData
-        # Rows and columns say more than is there: the element itself is shorter than the image.
-        data.PixelData = raw[: len(raw) // 4 * 2]
-        status = store(box, data)
-        still_serves(box)
-        kept = len(box.stored_files())
-        assert status != 0x0000 or kept == 1, (hex(status), kept)
 
 
 def test_wrong_parts_are_indeterminate_and_never_normal():

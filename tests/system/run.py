@@ -11,15 +11,15 @@ import time
 import traceback
 
 import bad_input
+import faults
+import interop
 import npu
 import peers
 import plug
 
 
-
-
 def main():
-    tests = {n: f for m in (peers, plug, bad_input, npu) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
+    tests = {n: f for m in (peers, interop, plug, bad_input, faults, npu) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
     wanted = sys.argv[1:] or list(tests)
     passed = failed = skipped = 0
     for name in wanted:

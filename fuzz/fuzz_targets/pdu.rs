@@ -1,0 +1,3 @@
+//! libFuzzer's entry to `receive`'s target `pdu`: bytes in -> a crash where a promise is broken.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| scanside_fuzz::receive::fuzz_targets::pdu(data));
