@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use scanside::domain::Monotonic;
 use scanside::receive::ReceiveOptions;
-use support::{Peer, Server, VERIFICATION, association_request, clock, command, p_data, read_pdu};
+use support::{Server, VERIFICATION, association_request, clock, command, p_data, read_pdu};
 use test_data::{DataSet, EXPLICIT_LE, IMPLICIT_LE, MR_IMAGE};
 
 const ECHO: &[(u8, &str, &str)] = &[(1, VERIFICATION, IMPLICIT_LE)];
@@ -105,9 +105,8 @@ fn failing_address_is_put_off_with_one_line_and_others_are_served() {
         let mut stream = connect_from("127.0.0.9", server.address);
         // The answer to junk is an A-ABORT; who is put off is closed without one.
         let sent = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        n_closed_at_once += u32::from(sent.is_err() || answer.is_empty());
+        let answered = matches!(stream.read(&mut [0; 10]), Ok(1..));
+        n_closed_at_once += u32::from(sent.is_err() || !answered);
     }
     assert!((200..=250).contains(&n_closed_at_once), "{n_closed_at_once}: fifty may fail, five minutes' worth");
     server.wait_for("PeerPutOff", 1);

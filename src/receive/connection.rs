@@ -208,10 +208,10 @@ impl Connection {
                     n => n_read += n,
                 }
             }
-            self.stream.close().await;
             Ok::<(), Ending>(())
         };
         // Whatever goes wrong here, the connection is over anyway.
         let _ = timeout(LINGER, goodbye).await;
+        let _ = timeout(LINGER, self.stream.close()).await;
     }
 }
