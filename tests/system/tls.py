@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 
-from appliance import Appliance, free_port, synthetic_studies
+from appliance import Appliance, free_port, program, synthetic_studies
 
 STALLED = 50
 
@@ -89,6 +89,11 @@ def test_dcmtk_sends_over_tls_and_strangers_are_refused():
         assert run.returncode == 0, run.stderr
         done = box.wait_for_verdicts(2)
         assert sum(s["n_instances"] for s in done) == len(files), done
+        ours = [program(), "send", str(files[0]), "--to", f"localhost:{box.tls}", "--tls-ca", f"{folder}/ca.pem"]
+        known = subprocess.run([*ours, "--tls-cert", f"{folder}/mr1.pem", "--tls-key", f"{folder}/mr1.key"], capture_output=True, text=True)
+        assert known.returncode == 0 and "1 of 1 files stored" in known.stdout, known.stderr
+        unknown = subprocess.run(ours, capture_output=True, text=True)
+        assert unknown.returncode == 1 and "no association" in unknown.stderr, unknown.stderr
         for client, trusted, because in ((None, "ca", "showed no certificate"), ("mr2", "ca", "no authority in dicom.tls.client_ca_file"),
                                          ("old", "ca", "its certificate has ended"), ("mr1", "rogue", "does not trust the certificate of this box")):
             good, took = echo(box, folder, client, trusted)
