@@ -1,8 +1,8 @@
 //! Promise: one configuration file, every fault at once with its line, nothing guessed. Texts in -> faults or a `Config`.
 
 use proptest::prelude::*;
-use scanside::config::{Config, ConfigError, PeerRange, WebhookConfig, WebhookUrl};
-use scanside::domain::{AeTitle, Uid, VerdictKind};
+use scanside::config::{Config, ConfigError, PeerConfig, PeerRange, TlsConfig, WebhookConfig, WebhookUrl};
+use scanside::domain::{AeTitle, CertificateSha256, Uid, VerdictKind};
 
 fn faults(text: &str) -> Vec<(usize, String, String)> {
     Config::parse(text)
@@ -186,6 +186,14 @@ fn any_config() -> impl Strategy<Value = Config> {
         config.web.listen.set_port(n.3.wrapping_add(1).max(1));
         config.spool.mib_max = n.4;
         config.dicom.check_called_ae_title = n.5;
+        config.dicom.plain = n.5;
+        config.dicom.tls = Some(TlsConfig {
+            listen: "[::1]:2762".parse().expect("an address"),
+            certificate_file: "/a \"b\"/c.pem".into(),
+            key_file: "k".into(),
+            client_ca_file: n.5.then(|| "ca.pem".into()),
+            client_certificates_sha256: vec![CertificateSha256::new([n.2.to_le_bytes()[0]; 32]); usize::from(!n.5)],
+        });
         config.dicom.ae_title = AeTitle::try_new(&names.0).expect("made to be one");
         config.board.profile = names.1;
         config.dicom.sop_classes_extra = names.2.iter().map(|uid| Uid::try_new(uid).expect("made to be one")).collect();
@@ -196,6 +204,14 @@ fn any_config() -> impl Strategy<Value = Config> {
                 PeerRange::try_new(&format!("{}/{bits}", std::net::Ipv4Addr::from_bits(address & mask))).ok()
             })
             .collect();
+        for range in config.dicom.peers.clone() {
+            config.dicom.peer.push(PeerConfig {
+                ae_title: config.dicom.ae_title.clone(),
+                addresses: vec![range],
+                certificate_sha256: n.5.then(|| CertificateSha256::new([7; 32])),
+                call: (!n.5).then_some(config.web.listen),
+            });
+        }
         for (host, secret, timeout_s, flag) in hooks {
             config.alerts.webhook.push(WebhookConfig {
                 url: WebhookUrl::try_new(&format!("https://{host}:8443/x?y=1")).expect("made to be one"),
@@ -270,4 +286,77 @@ vtcm_mb = 8
         all.iter().any(|(line, key, message)| *line == 2 && key == "infer.npu" && message.contains("must be a table")),
         "{all:?}"
     );
+}
+
+const TLS: &str = "[dicom.tls]\nlisten = \"127.0.0.1:2762\"\ncertificate_file = \"/t/box.pem\"\nkey_file = \"/t/box.key\"\n";
+
+#[test]
+fn tls_and_peers_are_read_and_written_back() {
+    let pin = "ab".repeat(32);
+    let text = format!(
+        "[dicom]\nplain = false\n{TLS}client_ca_file = \"/t/ca.pem\"\nclient_certificates_sha256 = [\"{pin}\"]\n\
+         [[dicom.peer]]\nae_title = \"MR1\"\naddresses = [\"10.1.2.3\", \"10.1.0.0/16\"]\ncertificate_sha256 = \"{pin}\"\ncall = \"10.1.2.3:104\"\n\
+         [[dicom.peer]]\nae_title = \"CT1\"\naddresses = [\"::/0\"]\n"
+    );
+    let config = Config::parse(&text).expect("in order");
+    let tls = config.dicom.tls.as_ref().expect("a listener");
+    assert_eq!(tls.listen.port(), 2762);
+    assert_eq!(tls.client_certificates_sha256.first().map(ToString::to_string), Some(pin.clone()));
+    let [mr, ct] = config.dicom.peer.as_slice() else { panic!("two peers") };
+    assert_eq!((mr.ae_title.as_str(), mr.addresses.len(), mr.call.map(|call| call.port())), ("MR1", 2, Some(104)));
+    assert_eq!((mr.certificate_sha256.map(|p| p.to_string()), ct.certificate_sha256, ct.call), (Some(pin), None, None));
+    assert_eq!(Config::parse(&config.to_toml()).expect("as written"), config);
+    let addresses: Vec<String> = config.addresses().into_iter().map(|(address, _)| address).collect();
+    assert_eq!(addresses, ["listens on 127.0.0.1:2762", "listens on 127.0.0.1:8080"], "the plain listener is off");
+}
+
+#[test]
+fn faults_of_tls_and_peers_come_with_their_remedy() {
+    let text = "[dicom.tls]\nlisten = \"x\"\nclient_certificates_sha256 = [\"12:34\"]\n[[dicom.peer]]\nae_titel = \"A\"\naddresses = []\n";
+    let all = faults(text);
+    let where_: Vec<(usize, &str)> = all.iter().map(|(line, key, _)| (*line, key.as_str())).collect();
+    assert_eq!(
+        where_,
+        [
+            (1, "dicom.tls.certificate_file"),
+            (1, "dicom.tls.key_file"),
+            (2, "dicom.tls.listen"),
+            (3, "dicom.tls.client_certificates_sha256[0]"),
+            (4, "dicom.peer[0].ae_title"),
+            (5, "dicom.peer[0].ae_titel"),
+            (6, "dicom.peer[0].addresses"),
+        ]
+    );
+    assert!(all.iter().any(|(_, _, message)| message.contains("openssl x509")), "{all:?}");
+    let (_, key, message) = one_fault("[dicom]\nplain = false");
+    assert!(key == "dicom.plain" && message.contains("[dicom.tls]"), "{message}");
+    let (_, key, _) = one_fault(&TLS.replace("2762", "11112"));
+    assert_eq!(key, "dicom.tls.listen", "shared with the plain listener");
+    let (_, key, message) = one_fault(&TLS.replace("2762", "8080"));
+    assert!(key == "web.listen" && message.contains("dicom.tls.listen"), "{message}");
+    let (_, key, _) = one_fault(&format!(
+        "[dicom]\npeer = [{{ae_title = \"A\", addresses = [\"::/0\"], certificate_sha256 = \"{}\"}}]",
+        "0".repeat(64)
+    ));
+    assert_eq!(key, "dicom.peer[0].certificate_sha256", "without TLS nobody shows a certificate");
+    let (_, key, _) = one_fault(&format!("{TLS}client_certificates_sha256 = []"));
+    assert_eq!(key, "dicom.tls.client_certificates_sha256", "an empty list would keep everybody out");
+    for (rate, value) in [("connections_per_minute_max", 9), ("failures_per_minute_max", 1_000_001)] {
+        let (_, key, _) = one_fault(&format!("[dicom]\n{rate} = {value}"));
+        assert_eq!(key, format!("dicom.{rate}"));
+    }
+}
+
+#[test]
+fn page_says_what_is_open_although_there_is_tls() {
+    let keys = |text: &str| -> Vec<String> {
+        Config::parse(text).expect("in order").notices().into_iter().map(|notice| notice.key).collect()
+    };
+    let tls = TLS.replace("127.0.0.1:2762", "0.0.0.0:2762");
+    assert_eq!(keys(&tls), ["dicom.peers", "dicom.tls"], "encrypted, but for anybody");
+    let known = format!("{tls}client_ca_file = \"/t/ca.pem\"\n");
+    assert!(keys(&known).is_empty());
+    assert_eq!(keys(&format!("[dicom]\nlisten = \"0.0.0.0:104\"\n{known}")), ["dicom.listen", "dicom.peers"], "plain beside it");
+    assert!(keys(&format!("[dicom]\nplain = false\nlisten = \"0.0.0.0:104\"\n{known}")).is_empty(), "plain switched off");
+    assert_eq!(keys("[dicom]\nassociations_max = 8\nassociations_per_peer_max = 8"), ["dicom.associations_per_peer_max"]);
 }

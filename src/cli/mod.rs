@@ -102,6 +102,15 @@ enum Command {
         /// Their AE title.
         #[arg(long, default_value = "SCANSIDE", value_name = "AET")]
         aec: String,
+        /// Over TLS: the authorities (PEM) one of which must have signed the peer's certificate, which must be for HOST.
+        #[arg(long, value_name = "FILE")]
+        tls_ca: Option<PathBuf>,
+        /// Our certificate (PEM), for a peer that asks for one.
+        #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
+        tls_cert: Option<PathBuf>,
+        /// Its private key (PEM).
+        #[arg(long, value_name = "FILE", requires = "tls_cert")]
+        tls_key: Option<PathBuf>,
     },
 }
 
@@ -247,7 +256,10 @@ pub fn run() -> ExitCode {
         },
         Command::Config { action: ConfigAction::Check { config } } => tools::config_check(&config),
         Command::NpuWorker => npu::worker(),
-        Command::Send { paths, to, aet, aec } => tools::send(&paths, &to, &aet, &aec),
+        Command::Send { paths, to, aet, aec, tls_ca, tls_cert, tls_key } => {
+            let identity = tls_cert.as_deref().zip(tls_key.as_deref());
+            tools::send(&paths, &to, (&aet, &aec), tls_ca.as_deref().map(|authorities| (authorities, identity)))
+        }
     };
     outcome.into()
 }

@@ -7,7 +7,7 @@ use super::output::{complain, say};
 use super::{BoardChoice, Outcome};
 use crate::board::command::{self, CommandError, ShowRequest};
 use crate::config::Config;
-use crate::deliver::store_scu::{self, FileOutcome, StoreError, StoreOptions};
+use crate::deliver::store_scu::{self, FileOutcome, StoreError, StoreOptions, TlsClient};
 use crate::domain::AeTitle;
 use crate::service::uptime;
 
@@ -26,14 +26,24 @@ pub fn config_check(path: &Path) -> Outcome {
     }
 }
 
-/// Sends every DICOM file below the paths over one association.
+/// File of authorities, and files of our certificate and its key.
+pub type TlsFiles<'a> = (&'a Path, Option<(&'a Path, &'a Path)>);
+
+/// Sends every DICOM file below the paths over one association, from the first AE title to the second.
 #[must_use]
-pub fn send(paths: &[PathBuf], to: &str, aet: &str, aec: &str) -> Outcome {
+pub fn send(paths: &[PathBuf], to: &str, (aet, aec): (&str, &str), tls: Option<TlsFiles<'_>>) -> Outcome {
     let titles = AeTitle::try_new(aet).and_then(|ours| AeTitle::try_new(aec).map(|theirs| (ours, theirs)));
     let (calling, called) = match titles {
         Ok(titles) => titles,
         Err(error) => {
             complain(format!("--aet and --aec take AE titles of 1 to 16 characters: {error}"));
+            return Outcome::BadInput;
+        }
+    };
+    let tls = match tls.map(|(authorities, identity)| TlsClient::load(authorities, identity)).transpose() {
+        Ok(tls) => tls,
+        Err(error) => {
+            complain(error);
             return Outcome::BadInput;
         }
     };
@@ -44,7 +54,14 @@ pub fn send(paths: &[PathBuf], to: &str, aet: &str, aec: &str) -> Outcome {
             return Outcome::Failed;
         }
     };
-    match runtime.block_on(store_scu::send(paths, to, &calling, &called, &StoreOptions::default())) {
+    let options = StoreOptions::default();
+    let sent = runtime.block_on(async {
+        match &tls {
+            None => store_scu::send(paths, to, &calling, &called, &options).await,
+            Some(tls) => store_scu::send_over_tls(paths, to, &calling, &called, &options, tls).await,
+        }
+    });
+    match sent {
         Ok(report) => {
             for file in report.files.iter().filter(|file| !matches!(file.outcome, FileOutcome::Stored { .. })) {
                 complain(format!("{}: {}", file.path.display(), in_words(&file.outcome)));

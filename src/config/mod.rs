@@ -3,9 +3,10 @@
 //! Nothing binds or opens until a whole `Config` exists (DESIGN.md section 4). `Config::default()` is the file without a line in it:
 //! loopback only, simulated board, no alerts. Durations end in `_s`, sizes in `_mib`, bounds in `_max` or `_min`.
 //!
-//! `reader.rs` walks the parsed document and collects faults, `parse.rs` says which keys exist and what they may hold,
+//! `reader.rs` walks the parsed document and collects faults, `parse.rs` and `access.rs` say which keys exist and what they may hold,
 //! `values.rs` holds the small value types, `text.rs` writes a `Config` back as TOML.
 
+mod access;
 #[cfg(test)]
 #[path = "../../fuzz/config_targets.rs"]
 mod fuzz_targets;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
+pub use access::{PeerConfig, TlsConfig};
 pub use values::{EngineChoice, LogLevel, PeerRange, WebhookUrl};
 
 /// Longest configuration file, bytes: a real one has a few thousand.
@@ -123,6 +125,8 @@ pub struct DicomConfig {
     pub ae_title: AeTitle,
     /// Address and port of the plain DICOM listener.
     pub listen: SocketAddr,
+    /// Whether there is a plain listener.
+    pub plain: bool,
     /// Calling AE titles that may send; empty: all.
     pub calling_ae_titles: Vec<AeTitle>,
     /// Addresses that may connect; empty: all.
@@ -133,6 +137,10 @@ pub struct DicomConfig {
     pub associations_max: usize,
     /// Associations at once from one address.
     pub associations_per_peer_max: usize,
+    /// New connections from one address in a minute.
+    pub connections_per_minute_max: u32,
+    /// Connections of one address in a minute that may fail to become an association, or be rejected.
+    pub failures_per_minute_max: u32,
     /// Longest PDU that we accept, bytes.
     pub pdu_length_max: u32,
     /// Largest instance, MiB.
@@ -145,6 +153,10 @@ pub struct DicomConfig {
     pub association_s_max: u64,
     /// Storage SOP classes beyond the built-in list.
     pub sop_classes_extra: Vec<Uid>,
+    /// `[dicom.tls]`: the listener for DICOM over TLS, if there is one.
+    pub tls: Option<TlsConfig>,
+    /// `[[dicom.peer]]`: who may send, by title, address and certificate together; empty: whoever passes the lists above.
+    pub peer: Vec<PeerConfig>,
 }
 
 /// `[spool]`.
@@ -259,17 +271,22 @@ impl Default for DicomConfig {
         Self {
             ae_title: parse::default_ae_title(),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 11112),
+            plain: true,
             calling_ae_titles: Vec::new(),
             peers: Vec::new(),
             check_called_ae_title: true,
             associations_max: 32,
             associations_per_peer_max: 16,
+            connections_per_minute_max: 6000,
+            failures_per_minute_max: 60,
             pdu_length_max: 131_072,
             instance_mib_max: 2048,
             idle_timeout_s: 60,
             request_timeout_s: 30,
             association_s_max: 14_400,
             sop_classes_extra: Vec::new(),
+            tls: None,
+            peer: Vec::new(),
         }
     }
 }
@@ -356,17 +373,8 @@ impl Config {
     /// What is allowed but must be said on the page and at start.
     #[must_use]
     pub fn notices(&self) -> Vec<ConfigNotice> {
-        let mut notices = Vec::new();
+        let mut notices = access::notices(self);
         let mut add = |key: &str, text: String| notices.push(ConfigNotice { key: key.to_owned(), text });
-        if !self.dicom.listen.ip().is_loopback() {
-            add(
-                "dicom.listen",
-                format!("DICOM on {} is plain text: whoever shares this network segment can read the images.", self.dicom.listen),
-            );
-            if self.dicom.peers.is_empty() {
-                add("dicom.peers", "Every address may send studies: name the scanners and routers in dicom.peers.".to_owned());
-            }
-        }
         if !self.web.listen.ip().is_loopback() {
             add(
                 "web.listen",
@@ -396,10 +404,14 @@ impl Config {
     /// Every address that the box listens on or calls, with its purpose (DESIGN.md rule 10).
     #[must_use]
     pub fn addresses(&self) -> Vec<(String, String)> {
-        let mut list = vec![
-            (format!("listens on {}", self.dicom.listen), "DICOM studies from scanners".to_owned()),
-            (format!("listens on {}", self.web.listen), "this page".to_owned()),
-        ];
+        let mut list = Vec::new();
+        if self.dicom.plain {
+            list.push((format!("listens on {}", self.dicom.listen), "DICOM studies from scanners".to_owned()));
+        }
+        if let Some(tls) = &self.dicom.tls {
+            list.push((format!("listens on {}", tls.listen), "DICOM studies from scanners, over TLS".to_owned()));
+        }
+        list.push((format!("listens on {}", self.web.listen), "this page".to_owned()));
         for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
             list.push((format!("calls {}", webhook.url.authority()), format!("alerts, channel webhook:{idx}")));
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
+use super::access;
 use super::reader::{Faults, Section};
 use super::{
     AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, EngineChoice, InferConfig, LogConfig, LogLevel,
@@ -15,7 +16,7 @@ use crate::domain::{AeTitle, Uid, VerdictKind};
 /// A site has a few receivers; each costs a worker.
 const WEBHOOKS_MAX: usize = 8;
 /// Longest list of names or addresses.
-const LIST_MAX: usize = 256;
+pub(super) const LIST_MAX: usize = 256;
 /// As many as go to a worker (`infer/npu/protocol.rs`).
 const NPU_OPTIONS_MAX: usize = 64;
 /// A day, seconds: nothing here waits longer.
@@ -44,12 +45,15 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
         alerts: alerts(&mut faults, &mut root),
         log: log(&mut faults, &mut root),
     };
-    if config.dicom.listen == config.web.listen && config.dicom.listen.port() != 0 {
+    let plain = Some(config.dicom.listen).filter(|_| config.dicom.plain).map(|address| (address, "dicom.listen"));
+    let tls = config.dicom.tls.as_ref().map(|tls| (tls.listen, "dicom.tls.listen"));
+    let taken = [plain, tls].into_iter().flatten().find(|(address, _)| *address == config.web.listen && address.port() != 0);
+    if let Some((_, by)) = taken {
         let offset = match document.get_ref().get("web") {
             Some(value) => value.span().start,
             None => 0,
         };
-        faults.add(offset, "web.listen", format!("{} is also dicom.listen: choose another port", config.web.listen));
+        faults.add(offset, "web.listen", format!("{} is also {by}: choose another port", config.web.listen));
     }
     root.finish(&mut faults);
     let faults = faults.into_sorted();
@@ -63,11 +67,14 @@ fn dicom(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> DicomConfig {
     let mut config = DicomConfig {
         ae_title: s.text(faults, "ae_title", ae_title).unwrap_or(default.ae_title),
         listen: s.text(faults, "listen", listen).unwrap_or(default.listen),
+        plain: s.boolean(faults, "plain", default.plain),
         calling_ae_titles: s.texts(faults, "calling_ae_titles", LIST_MAX, ae_title).unwrap_or_default(),
         peers: s.texts(faults, "peers", LIST_MAX, PeerRange::try_new).unwrap_or_default(),
         check_called_ae_title: s.boolean(faults, "check_called_ae_title", default.check_called_ae_title),
         associations_max: s.count(faults, "associations_max", default.associations_max, 1, 1024),
         associations_per_peer_max: s.count(faults, "associations_per_peer_max", default.associations_per_peer_max, 1, 1024),
+        connections_per_minute_max: rate(faults, s, "connections_per_minute_max", default.connections_per_minute_max),
+        failures_per_minute_max: rate(faults, s, "failures_per_minute_max", default.failures_per_minute_max),
         // PS3.8 section 9.3.1: 0 would mean unlimited, which is no bound; below 4096 a header eats the throughput.
         pdu_length_max: u32::try_from(s.integer(
             faults,
@@ -83,7 +90,10 @@ fn dicom(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> DicomConfig {
         request_timeout_s: s.integer(faults, "request_timeout_s", default.request_timeout_s, 1, 300, "seconds"),
         association_s_max: s.integer(faults, "association_s_max", default.association_s_max, 60, DAY_S, "seconds"),
         sop_classes_extra: s.texts(faults, "sop_classes_extra", LIST_MAX, uid).unwrap_or_default(),
+        tls: access::tls(faults, s),
+        peer: access::peers(faults, s),
     };
+    access::check_listeners(faults, s, &config);
     if !s.is_set("associations_per_peer_max") {
         config.associations_per_peer_max = config.associations_per_peer_max.min(config.associations_max);
     }
@@ -97,6 +107,11 @@ fn dicom(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> DicomConfig {
     }
     section.finish(faults);
     config
+}
+
+/// A rate below ten a minute would stop a person who tries things out.
+fn rate(faults: &mut Faults<'_>, s: &mut Section<'_, '_>, key: &'static str, default: u32) -> u32 {
+    u32::try_from(s.integer(faults, key, default.into(), 10, 1_000_000, "a minute")).unwrap_or(default)
 }
 
 fn spool(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> SpoolConfig {
@@ -279,7 +294,7 @@ fn option_text(text: &str) -> Result<String, String> {
     }
 }
 
-fn ae_title(text: &str) -> Result<AeTitle, String> {
+pub(super) fn ae_title(text: &str) -> Result<AeTitle, String> {
     AeTitle::try_new(text)
         .map_err(|error| format!("{text:?} is no AE title: {error} (1 to 16 plain ASCII characters, no backslash)"))
 }
@@ -288,7 +303,7 @@ fn uid(text: &str) -> Result<Uid, String> {
     Uid::try_new(text).map_err(|error| format!("{text:?} is no UID: {error} (digits and dots, at most 64)"))
 }
 
-fn listen(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is no address with a port: write, for example, \"127.0.0.1:11112\" or \"[::1]:11112\""))
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Config;
 
 /// A TOML basic string (TOML 1.0 "String"): quotes, backslashes and control characters escaped.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {
@@ -21,7 +21,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
+pub(super) fn list<T: ToString>(items: &[T]) -> String {
     let items: Vec<String> = items.iter().map(|item| quoted(&item.to_string())).collect();
     format!("[{}]", items.join(", "))
 }
@@ -36,17 +36,21 @@ pub(super) fn to_toml(config: &Config) -> String {
     line("[dicom]".to_owned());
     line(format!("ae_title = {}", quoted(d.ae_title.as_str())));
     line(format!("listen = {}", quoted(&d.listen.to_string())));
+    line(format!("plain = {}", d.plain));
     line(format!("calling_ae_titles = {}", list(&d.calling_ae_titles)));
     line(format!("peers = {}", list(&d.peers)));
     line(format!("check_called_ae_title = {}", d.check_called_ae_title));
     line(format!("associations_max = {}", d.associations_max));
     line(format!("associations_per_peer_max = {}", d.associations_per_peer_max));
+    line(format!("connections_per_minute_max = {}", d.connections_per_minute_max));
+    line(format!("failures_per_minute_max = {}", d.failures_per_minute_max));
     line(format!("pdu_length_max = {}", d.pdu_length_max));
     line(format!("instance_mib_max = {}", d.instance_mib_max));
     line(format!("idle_timeout_s = {}", d.idle_timeout_s));
     line(format!("request_timeout_s = {}", d.request_timeout_s));
     line(format!("association_s_max = {}", d.association_s_max));
     line(format!("sop_classes_extra = {}", list(&d.sop_classes_extra)));
+    super::access::lines(d, &mut line);
     line(format!("\n[spool]\nmib_max = {}\nfree_mib_min = {}", config.spool.mib_max, config.spool.free_mib_min));
     let a = &config.assemble;
     line(format!("\n[assemble]\nquiet_s = {}\nsettle_s = {}\ndeadline_s = {}", a.quiet_s, a.settle_s, a.deadline_s));

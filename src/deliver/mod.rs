@@ -4,6 +4,8 @@ mod dimse_scu;
 mod events;
 mod outbox;
 mod part10;
+mod scu_association;
+mod secure_scu;
 pub mod store_scu;
 pub mod verdict_json;
 mod webhook;

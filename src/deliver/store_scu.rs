@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
 use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::net::TcpStream;
 
 use super::dimse_scu::{self, Response};
 use super::part10::{self, Part10};
+use super::scu_association::{Association, Broken, Peer, establish};
+pub use super::secure_scu::TlsClient;
 use crate::domain::{AeTitle, Uid};
 
 /// Presentation contexts of one association: odd identifiers from 1 to 255 (PS3.8 section 9.3.2.2).
@@ -137,22 +137,6 @@ pub enum StoreError {
     },
 }
 
-/// One peer and how we call each other.
-#[derive(Clone, Copy, Debug)]
-struct Peer<'a> {
-    to: &'a str,
-    calling: &'a AeTitle,
-    called: &'a AeTitle,
-    options: &'a StoreOptions,
-}
-
-/// Why an association ended early, and whether the peer can be talked to at all.
-enum Broken {
-    NoContextAccepted,
-    Failed(String),
-}
-
-type Association = AsyncClientAssociation<TcpStream>;
 type Context = (Uid, Uid);
 
 /// Sends `paths` (files, or folders with everything below them) to `to` (`host:port`).
@@ -166,6 +150,26 @@ pub async fn send(
     called: &AeTitle,
     options: &StoreOptions,
 ) -> Result<SendReport, StoreError> {
+    send_to(paths, Peer { to, calling, called, options, tls: None }).await
+}
+
+/// As [`send`], over TLS.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_over_tls(
+    paths: &[PathBuf],
+    to: &str,
+    calling: &AeTitle,
+    called: &AeTitle,
+    options: &StoreOptions,
+    tls: &TlsClient,
+) -> Result<SendReport, StoreError> {
+    send_to(paths, Peer { to, calling, called, options, tls: Some(tls) }).await
+}
+
+async fn send_to(paths: &[PathBuf], peer: Peer<'_>) -> Result<SendReport, StoreError> {
+    let options = peer.options;
     let (paths, files_max) = (paths.to_vec(), options.files_max);
     let scanned = tokio::task::spawn_blocking(move || scan(&paths, files_max)).await;
     let scanned = scanned.map_err(|error| StoreError::Files(format!("listing failed: {error}")))?.map_err(StoreError::Files)?;
@@ -179,11 +183,10 @@ pub async fn send(
             }
         }
     }
-    let peer = Peer { to, calling, called, options };
     for (n_batches_begun, (contexts, files)) in batches.into_iter().enumerate() {
         match send_batch(peer, &contexts, &files, &mut report).await {
             Ok(()) => {}
-            Err(reason) if n_batches_begun == 0 => return Err(StoreError::Association { to: to.to_owned(), reason }),
+            Err(reason) if n_batches_begun == 0 => return Err(StoreError::Association { to: peer.to.to_owned(), reason }),
             Err(reason) => mark_rest(&mut report, &files, 0, &reason),
         }
     }
@@ -195,15 +198,15 @@ pub async fn send(
 /// # Errors
 /// [`StoreError`] says why not.
 pub async fn echo(to: &str, calling: &AeTitle, called: &AeTitle, options: &StoreOptions) -> Result<(), StoreError> {
-    let peer = Peer { to, calling, called, options };
-    let syntaxes = vec!["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"];
-    let proposal = base_options(peer).with_presentation_context(dimse_scu::VERIFICATION, syntaxes);
+    let peer = Peer { to, calling, called, options, tls: None };
+    let syntaxes = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"].map(ToOwned::to_owned).to_vec();
     let failed = |reason: String| StoreError::Association { to: to.to_owned(), reason };
-    let mut association = establish(peer, proposal).await.map_err(|broken| match broken {
-        Broken::NoContextAccepted => failed("the peer does not take C-ECHO".to_owned()),
-        Broken::Failed(reason) => failed(reason),
-    })?;
-    let context_id = association.presentation_contexts().first().map_or(1, |context| context.id);
+    let mut association =
+        establish(peer, vec![(dimse_scu::VERIFICATION.to_owned(), syntaxes)]).await.map_err(|broken| match broken {
+            Broken::NoContextAccepted => failed("the peer does not take C-ECHO".to_owned()),
+            Broken::Failed(reason) => failed(reason),
+        })?;
+    let context_id = association.contexts().first().map_or(1, |(id, _, _)| *id);
     let outcome = async {
         send_command(&mut association, context_id, dimse_scu::echo_request(1)).await?;
         receive_response(&mut association, 1, false).await
@@ -211,16 +214,15 @@ pub async fn echo(to: &str, calling: &AeTitle, called: &AeTitle, options: &Store
     .await;
     match outcome {
         Ok(Response { status: 0, .. }) => {
-            // The answer is there; a peer that fumbles the release is alive all the same.
-            let _ = association.release().await;
+            association.release().await;
             Ok(())
         }
         Ok(Response { status, .. }) => {
-            let _ = association.release().await;
+            association.release().await;
             Err(StoreError::Protocol { to: to.to_owned(), reason: format!("C-ECHO was answered with status 0x{status:04X}") })
         }
         Err(reason) => {
-            let _ = association.abort().await;
+            association.abort().await;
             Err(StoreError::Protocol { to: to.to_owned(), reason })
         }
     }
@@ -249,39 +251,9 @@ fn into_batches(batches: &mut Vec<(Vec<Context>, Vec<Part10>)>, file: Part10) {
     }
 }
 
-fn base_options(peer: Peer<'_>) -> ClientAssociationOptions<'static> {
-    ClientAssociationOptions::new()
-        .calling_ae_title(peer.calling.as_str().to_owned())
-        .called_ae_title(peer.called.as_str().to_owned())
-        .max_pdu_length(peer.options.pdu_length_max)
-        .strict(true)
-        .connection_timeout(peer.options.connect_timeout)
-        .read_timeout(peer.options.response_timeout)
-        .write_timeout(peer.options.response_timeout)
-}
-
-async fn establish(peer: Peer<'_>, proposal: ClientAssociationOptions<'_>) -> Result<Association, Broken> {
-    use dicom_ul::association::Error;
-    proposal.establish_async(peer.to).await.map_err(|error| match error {
-        Error::NoAcceptedPresentationContexts { .. } => Broken::NoContextAccepted,
-        Error::Rejected { association_rj, .. } => Broken::Failed(format!(
-            "rejected, {} (we called {:?} as {:?}; check both AE titles and our address on the peer)",
-            association_rj.source,
-            peer.called.as_str(),
-            peer.calling.as_str()
-        )),
-        Error::Connect { source, .. } | Error::ToAddress { source, .. } => Broken::Failed(format!("no connection: {source}")),
-        Error::Timeout { .. } => Broken::Failed("no answer in time".to_owned()),
-        other => Broken::Failed(other.to_string()),
-    })
-}
-
 async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], report: &mut SendReport) -> Result<(), String> {
-    let mut proposal = base_options(peer);
-    for (sop_class, transfer_syntax) in contexts {
-        proposal = proposal.with_presentation_context(sop_class.as_str().to_owned(), vec![transfer_syntax.as_str().to_owned()]);
-    }
-    let mut association = match establish(peer, proposal).await {
+    let proposed = contexts.iter().map(|(sop_class, syntax)| (sop_class.as_str().to_owned(), vec![syntax.as_str().to_owned()]));
+    let mut association = match establish(peer, proposed.collect()).await {
         Ok(association) => association,
         Err(Broken::NoContextAccepted) => {
             report.files.extend(files.iter().map(not_accepted));
@@ -289,14 +261,8 @@ async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], repo
         }
         Err(Broken::Failed(reason)) => return Err(reason),
     };
-    let accepted: BTreeMap<(String, String), u8> = association
-        .presentation_contexts()
-        .iter()
-        .map(|context| {
-            let syntax = context.transfer_syntax.trim_end_matches(['\0', ' ']).to_owned();
-            ((context.abstract_syntax.clone(), syntax), context.id)
-        })
-        .collect();
+    let accepted: BTreeMap<(String, String), u8> =
+        association.contexts().into_iter().map(|(id, sop_class, syntax)| ((sop_class, syntax), id)).collect();
     let mut message_id = 0_u16;
     for (idx, file) in files.iter().enumerate() {
         let wanted = (file.sop_class_uid.as_str().to_owned(), file.transfer_syntax_uid.as_str().to_owned());
@@ -309,14 +275,13 @@ async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], repo
             Ok(response) => report.files.push(report_of(file, response)),
             Err(FileFailure::BeforeSending(reason)) => report.files.push(not_sent(file, &reason)),
             Err(FileFailure::Association(reason)) => {
-                let _ = association.abort().await;
+                association.abort().await;
                 mark_rest(report, files, idx, &reason);
                 return Ok(());
             }
         }
     }
-    // Every file has its answer; a peer that fumbles the release changes none of them.
-    let _ = association.release().await;
+    association.release().await;
     Ok(())
 }
 
@@ -336,7 +301,7 @@ async fn send_file(
     let mut source = open_data_set(&file.path, file.data_set_at).await.map_err(FileFailure::BeforeSending)?;
     let command = dimse_scu::store_request(message_id, file.sop_class_uid.as_str(), file.sop_instance_uid.as_str());
     send_command(association, context_id, command).await.map_err(FileFailure::Association)?;
-    let fragment = association.acceptor_max_pdu_length().saturating_sub(PDV_HEADER_BYTES).clamp(1024, FRAGMENT_BYTES_MAX);
+    let fragment = association.peer_pdu_length_max().saturating_sub(PDV_HEADER_BYTES).clamp(1024, FRAGMENT_BYTES_MAX);
     let fragment = u64::from(fragment);
     let mut left = file.n_bytes.saturating_sub(file.data_set_at);
     while left > 0 {
@@ -347,8 +312,7 @@ async fn send_file(
         left -= take;
         let value =
             PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Data, is_last: left == 0, data };
-        let sent = association.send(&Pdu::PData { data: vec![value] }).await;
-        sent.map_err(|error| FileFailure::Association(format!("sending failed: {error}")))?;
+        association.send(&Pdu::PData { data: vec![value] }).await.map_err(FileFailure::Association)?;
     }
     receive_response(association, message_id, true).await.map_err(FileFailure::Association)
 }
@@ -361,14 +325,14 @@ async fn open_data_set(path: &Path, at: u64) -> Result<tokio::fs::File, String> 
 
 async fn send_command(association: &mut Association, context_id: u8, data: Vec<u8>) -> Result<(), String> {
     let value = PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Command, is_last: true, data };
-    association.send(&Pdu::PData { data: vec![value] }).await.map_err(|error| format!("sending failed: {error}"))
+    association.send(&Pdu::PData { data: vec![value] }).await
 }
 
 async fn receive_response(association: &mut Association, message_id: u16, is_store: bool) -> Result<Response, String> {
     let mut command = Vec::new();
     loop {
-        match association.receive().await {
-            Ok(Pdu::PData { data }) => {
+        match association.receive().await? {
+            Pdu::PData { data } => {
                 for value in data {
                     if value.value_type != PDataValueType::Command {
                         return Err("the response carries a data set".to_owned());
@@ -382,11 +346,9 @@ async fn receive_response(association: &mut Association, message_id: u16, is_sto
                     }
                 }
             }
-            Ok(Pdu::AbortRQ { .. }) => return Err("the peer aborted the association".to_owned()),
-            Ok(Pdu::ReleaseRQ) => return Err("the peer asked for release before it answered".to_owned()),
-            Ok(other) => return Err(format!("unexpected {}", other.short_description())),
-            Err(dicom_ul::association::Error::Timeout { .. }) => return Err("no answer in time".to_owned()),
-            Err(error) => return Err(format!("no answer: {error}")),
+            Pdu::AbortRQ { .. } => return Err("the peer aborted the association".to_owned()),
+            Pdu::ReleaseRQ => return Err("the peer asked for release before it answered".to_owned()),
+            other => return Err(format!("unexpected {}", other.short_description())),
         }
     }
 }

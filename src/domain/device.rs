@@ -27,6 +27,12 @@ pub enum DeviceCondition {
     LampFailing,
     /// An NPU is to be used and is not; studies are read by the processor.
     NpuLost,
+    /// A certificate of the DICOM TLS listener ends within 30 days.
+    CertificateExpiring,
+    /// Certificate files were replaced and the new ones cannot be used; the ones before still serve.
+    CertificateNotLoaded,
+    /// The DICOM TLS listener has no certificate that peers can accept: none was loaded, or its time is over or has not begun.
+    CertificateUnusable,
 }
 
 impl DeviceCondition {
@@ -46,6 +52,9 @@ impl DeviceCondition {
             Self::ReceiverDown => "receiver-down",
             Self::LampFailing => "lamp-failing",
             Self::NpuLost => "npu-lost",
+            Self::CertificateExpiring => "certificate-expiring",
+            Self::CertificateNotLoaded => "certificate-not-loaded",
+            Self::CertificateUnusable => "certificate-unusable",
         }
     }
 
@@ -67,6 +76,15 @@ impl DeviceCondition {
             Self::NpuLost => {
                 "The NPU is not in use and the processor reads the studies: check its driver and libraries, or set infer.engine = \"cpu\"."
             }
+            Self::CertificateExpiring => {
+                "A certificate for DICOM over TLS ends soon: put a new one into the files of dicom.tls; no restart is needed."
+            }
+            Self::CertificateNotLoaded => {
+                "The new certificate files cannot be used and the ones before still serve: correct the files of dicom.tls."
+            }
+            Self::CertificateUnusable => {
+                "DICOM over TLS has no valid certificate, so peers cannot send: correct the files of dicom.tls, and check the box's clock."
+            }
         }
     }
 
@@ -81,6 +99,7 @@ impl DeviceCondition {
                 | Self::InferenceStuck
                 | Self::ProbeSilent
                 | Self::ReceiverDown
+                | Self::CertificateUnusable
         )
     }
 }

@@ -16,6 +16,10 @@ pub struct Uid(heapless::String<64>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AeTitle(heapless::String<16>);
 
+/// SHA-256 of a certificate's DER form: how a site names one certificate ("pin"). `openssl x509 -noout -fingerprint -sha256` prints it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CertificateSha256([u8; 32]);
+
 /// Why a text is not an identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
@@ -28,6 +32,50 @@ pub enum IdentityError {
     /// the value holds a character that the standard forbids there
     #[error("the value holds a character that DICOM forbids there")]
     BadCharacter,
+    /// the value is no SHA-256 fingerprint
+    #[error("a SHA-256 fingerprint has 64 hexadecimal digits, with or without colons between the pairs")]
+    NoFingerprint,
+}
+
+impl CertificateSha256 {
+    /// The digest itself.
+    #[must_use]
+    pub const fn new(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// Reads 64 hexadecimal digits; colons between the pairs, as openssl prints them, are fine.
+    ///
+    /// # Errors
+    /// [`IdentityError::NoFingerprint`].
+    pub fn try_new(text: &str) -> Result<Self, IdentityError> {
+        let plain = text.len() == 64;
+        let with_colons = text.len() == 95 && text.bytes().skip(2).step_by(3).all(|b| b == b':');
+        if !plain && !with_colons {
+            return Err(IdentityError::NoFingerprint);
+        }
+        let mut digits = text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16));
+        let mut digest = [0; 32];
+        for byte in &mut digest {
+            let (Some(Some(high)), Some(Some(low))) = (digits.next(), digits.next()) else {
+                return Err(IdentityError::NoFingerprint);
+            };
+            *byte = u8::try_from(high * 16 + low).map_err(|_| IdentityError::NoFingerprint)?;
+        }
+        if digits.next().is_some() { Err(IdentityError::NoFingerprint) } else { Ok(Self(digest)) }
+    }
+}
+
+impl fmt::Display for CertificateSha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for CertificateSha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Uid {
@@ -128,5 +176,18 @@ mod tests {
         assert_eq!(AeTitle::try_new(" MR1     ").expect("padded").as_str(), "MR1");
         assert_eq!(AeTitle::try_new("A\nB"), Err(IdentityError::BadCharacter));
         assert_eq!(AeTitle::try_new("SEVENTEEN_LETTERS"), Err(IdentityError::TooLong(16)));
+    }
+
+    #[test]
+    fn fingerprint_is_read_as_openssl_prints_it() {
+        let plain = "00ff".repeat(16);
+        let pin = CertificateSha256::try_new(&plain).expect("plain");
+        let colons: Vec<String> =
+            plain.to_uppercase().as_bytes().chunks(2).map(|p| String::from_utf8_lossy(p).into_owned()).collect();
+        assert_eq!(CertificateSha256::try_new(&colons.join(":")), Ok(pin));
+        assert_eq!(pin.to_string(), plain);
+        for wrong in ["", "00", &"0g".repeat(32), &"00:".repeat(32), &":".repeat(64), &"\u{e9}".repeat(32)] {
+            assert_eq!(CertificateSha256::try_new(wrong), Err(IdentityError::NoFingerprint), "{wrong}");
+        }
     }
 }

@@ -77,9 +77,9 @@ pub(super) struct Association {
 pub(super) async fn run(mut connection: Connection, tally: Arc<Tally>) -> Ending {
     match negotiate(&mut connection).await {
         Err(ending) => {
-            let (peer, journal) = (connection.peer, connection.shared.journal.clone());
+            let (peer, shared) = (connection.peer, Arc::clone(&connection.shared));
             if !matches!(ending, Ending::Rejected(_)) {
-                journal.record(&ReceiveEvent::RequestFailed { peer, because: ending.to_string() });
+                shared.note_failure(peer, &ReceiveEvent::RequestFailed { peer, because: ending.to_string() });
             }
             connection.end(&ending).await;
             ending
@@ -88,12 +88,8 @@ pub(super) async fn run(mut connection: Connection, tally: Arc<Tally>) -> Ending
             // Some clients propose every class they know, so one line stands for all that were refused.
             let n_refused = accepted.refused.len();
             if let Some((sop_class, because)) = accepted.refused.into_iter().next() {
-                connection.shared.journal.record(&ReceiveEvent::ContextsRefused {
-                    id: connection.id,
-                    n_refused,
-                    sop_class,
-                    because,
-                });
+                let event = ReceiveEvent::ContextsRefused { id: connection.id, n_refused, sop_class, because };
+                connection.shared.note(connection.peer, &event);
             }
             let mut association = Association {
                 dimse: Dimse::new(accepted.contexts.iter().map(|context| context.id)),
@@ -132,7 +128,7 @@ async fn negotiate(connection: &mut Connection) -> Result<(super::negotiate::Acc
         Err(error) => return Err(Ending::BadRequest(error.to_string())),
     };
     let shared = Arc::clone(&connection.shared);
-    let decided = decide(request, connection.peer, &shared.options).and_then(|accepted| {
+    let decided = decide(request, connection.caller(), &shared.options).and_then(|accepted| {
         use super::slots::Admission;
         let admission = shared.slots().open(connection.id, accepted.verification_only, connection.now());
         match admission {
@@ -151,7 +147,13 @@ async fn negotiate(connection: &mut Connection) -> Result<(super::negotiate::Acc
         }
         Err(because) => {
             let sentence = because.sentence(&shared.options);
-            shared.journal.record(&ReceiveEvent::AssociationRejected { peer: connection.peer, because: sentence });
+            let event = ReceiveEvent::AssociationRejected { peer: connection.peer, because: sentence };
+            // That the house is full is no failure of this peer.
+            if because == RejectedBecause::LocalLimit {
+                shared.note(connection.peer, &event);
+            } else {
+                shared.note_failure(connection.peer, &event);
+            }
             Err(Ending::Rejected(because.pdu()))
         }
     }
@@ -164,12 +166,8 @@ impl Association {
         let buffer = std::mem::replace(&mut connection.buffer, PduBuffer::none());
         connection.buffer = buffer.resized(pdu_length_max);
         let (id, peer, n_contexts) = (connection.id, connection.peer, self.contexts.len());
-        connection.shared.journal.record(&ReceiveEvent::AssociationAccepted {
-            id,
-            calling: self.calling.clone(),
-            peer,
-            n_contexts,
-        });
+        let event = ReceiveEvent::AssociationAccepted { id, calling: self.calling.clone(), peer, n_contexts };
+        connection.shared.note(peer, &event);
         self.tally.opened.store(true, Ordering::Relaxed);
         connection.shared.tell(ReceiveNotice::AssociationOpened { id, calling: self.calling.clone(), peer }).await;
         connection.send_pdu(&reply).await?;
@@ -346,7 +344,8 @@ impl Association {
                     Committed::New(stored) => ReceiveNotice::InstanceStored(Box::new(stored)),
                     Committed::Duplicate(stored) => ReceiveNotice::InstanceRepeated(Box::new(stored)),
                     Committed::ConflictKept(evidence) => {
-                        self.connection.shared.journal.record(&ReceiveEvent::InstanceConflicted { id: self.connection.id });
+                        let event = ReceiveEvent::InstanceConflicted { id: self.connection.id };
+                        self.connection.shared.note(self.connection.peer, &event);
                         ReceiveNotice::InstanceConflict { evidence: Box::new(evidence) }
                     }
                 };
@@ -361,10 +360,10 @@ impl Association {
     /// Answers with a failure, and says so where people look.
     async fn refuse(&mut self, context_id: u8, command: &Command, refusal: Refusal) -> Result<(), Ending> {
         let Refusal { status, comment, storage } = refusal;
-        let (id, shared) = (self.connection.id, Arc::clone(&self.connection.shared));
+        let (id, peer, shared) = (self.connection.id, self.connection.peer, Arc::clone(&self.connection.shared));
         match &storage {
-            Some(error) => shared.journal.record(&ReceiveEvent::StorageFailed { id, error: error.to_string() }),
-            None => shared.journal.record(&ReceiveEvent::InstanceRefused { id, status, because: comment.clone() }),
+            Some(error) => shared.note(peer, &ReceiveEvent::StorageFailed { id, error: error.to_string() }),
+            None => shared.note(peer, &ReceiveEvent::InstanceRefused { id, status, because: comment.clone() }),
         }
         let answered = self.answer(context_id, command, status, &comment).await;
         if let Some(error) = storage {

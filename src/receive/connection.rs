@@ -1,29 +1,28 @@
-//! One connection: the socket, its buffer and its deadlines. Bytes in -> whole PDUs out; PDUs to send in -> bytes out.
+//! One connection: its stream, its buffer and its deadlines. Bytes in -> whole PDUs out; PDUs to send in -> bytes out.
 //!
 //! dicom-ul gives the PDU codec; its association API is not used, since its reads have a time-out each but no deadline in all, it copies
 //! every fragment twice, and its access hook can only reject as permanent (facts: peers.md). The length of each PDU is checked from its
 //! header before anything is buffered, which is what its `strict(true)` does.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::{Pdu, write_pdu};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use crate::domain::Monotonic;
-use crate::journal::Journal;
-use crate::spool::InstanceSink;
+use crate::domain::{CertificateSha256, Monotonic};
 
 use super::ending::Ending;
-use super::events::{ReceiveEvent, ReceiveNotice};
-use super::options::ReceiveOptions;
+use super::handshake::shake;
+use super::negotiate::Caller;
 use super::pdu_buffer::{PduBuffer, WholePdu};
-use super::progress::Progress;
-use super::slots::Slots;
+use super::progress::{Late, Progress};
+use super::shared::Shared;
+use super::stream::PeerStream;
+use super::tls::TlsKeeper;
 
 /// Longest association request, bytes: 128 contexts with a dozen transfer syntaxes each are 60 KiB.
 const REQUEST_LENGTH_MAX: u32 = 128 * 1024;
@@ -36,94 +35,92 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that we still read while we wait for it to close.
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 
-/// What all connections share.
-pub(super) struct Shared {
-    pub(super) options: Arc<ReceiveOptions>,
-    pub(super) sink: Arc<dyn InstanceSink>,
-    pub(super) events: mpsc::Sender<ReceiveNotice>,
-    pub(super) journal: Journal,
-    pub(super) clock: fn() -> Monotonic,
-    slots: Mutex<Slots>,
-    evictions: Mutex<std::collections::BTreeMap<u64, Arc<Notify>>>,
+/// A connection that has a place in the table, before anything was read from it.
+pub(super) struct Arrived {
+    place: Place,
+    stream: TcpStream,
 }
 
-impl Shared {
-    pub(super) fn new(
-        options: Arc<ReceiveOptions>,
-        sink: Arc<dyn InstanceSink>,
-        events: mpsc::Sender<ReceiveNotice>,
-        journal: Journal,
-        clock: fn() -> Monotonic,
-    ) -> Self {
-        let slots = Mutex::new(Slots::new(options.associations_max, options.associations_per_peer_max));
-        Self { options, sink, events, journal, clock, slots, evictions: Mutex::default() }
+/// A place in the table of connections.
+struct Place {
+    shared: Arc<Shared>,
+    id: u64,
+    peer: IpAddr,
+    since: Monotonic,
+    told_to_go: Arc<Notify>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Arrived {
+    pub(super) fn new(shared: Arc<Shared>, id: u64, peer: IpAddr, stream: TcpStream, shutdown: watch::Receiver<bool>) -> Self {
+        let told_to_go = shared.enter(id, peer);
+        let since = (shared.clock)();
+        // A small answer must not wait for the acknowledgement of the one before it (Nagle's algorithm).
+        let _ = stream.set_nodelay(true);
+        Self { place: Place { shared, id, peer, since, told_to_go, shutdown }, stream }
     }
 
-    /// The table of connections. A panic while it was locked left it whole: each change is one assignment.
-    pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What it shares with the others, and from where it comes.
+    pub(super) fn of(&self) -> (Arc<Shared>, IpAddr) {
+        (Arc::clone(&self.place.shared), self.place.peer)
     }
 
-    /// Takes a new connection into the table; gives what tells it to go.
-    pub(super) fn enter(&self, id: u64, peer: IpAddr) -> Arc<Notify> {
-        let told = Arc::new(Notify::new());
-        self.evictions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&told));
-        let victim = self.slots().connect(id, peer, (self.clock)());
-        victim.into_iter().for_each(|victim| self.evict(victim));
-        told
+    /// Speaks plain DICOM.
+    pub(super) fn plain(self) -> Connection {
+        Connection::new(self.place, PeerStream::Plain(self.stream), None)
     }
 
-    /// Tells a connection to go.
-    pub(super) fn evict(&self, id: u64) {
-        self.journal.record(&ReceiveEvent::ConnectionEvicted { id });
-        if let Some(told) = self.evictions.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            told.notify_one();
-        }
-    }
-
-    /// Forgets a connection.
-    pub(super) fn leave(&self, id: u64) {
-        self.slots().close(id);
-        self.evictions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    }
-
-    /// Tells the service; waits while its channel is full. When the service is gone nobody needs to be told: what is durable is found
-    /// again at the next start.
-    pub(super) async fn tell(&self, notice: ReceiveNotice) {
-        let _ = self.events.send(notice).await;
+    /// Speaks DICOM under TLS. The handshake is part of the time that the association request has.
+    pub(super) async fn secure(self, keeper: &TlsKeeper) -> Result<Connection, Ending> {
+        let Self { mut place, stream } = self;
+        let Some(config) = keeper.current() else {
+            return Err(Ending::Handshake("this box has no usable certificate: see its state on the page".to_owned()));
+        };
+        let wait = Duration::from_secs(u64::from(place.shared.options.association_request_timeout_s));
+        let shaken = tokio::select! {
+            biased;
+            () = place.told_to_go.notified() => return Err(Ending::Evicted),
+            _ = place.shutdown.changed() => return Err(Ending::Stopping),
+            shaken = timeout(wait, shake(config, stream)) => shaken,
+        };
+        let (stream, certificate) = shaken.map_err(|_| Late::Handshake)?.map_err(Ending::Handshake)?;
+        Ok(Connection::new(place, PeerStream::Tls(stream), certificate))
     }
 }
 
-/// The socket side of one connection.
+/// One connection that speaks DICOM.
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) id: u64,
     pub(super) peer: IpAddr,
     pub(super) buffer: PduBuffer,
     pub(super) progress: Progress,
-    stream: TcpStream,
+    certificate: Option<CertificateSha256>,
+    stream: PeerStream,
     told_to_go: Arc<Notify>,
     shutdown: watch::Receiver<bool>,
     stop_at: Option<Monotonic>,
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, id: u64, peer: IpAddr, stream: TcpStream, shutdown: watch::Receiver<bool>) -> Self {
-        let told_to_go = shared.enter(id, peer);
-        let now = (shared.clock)();
-        // A small answer must not wait for the acknowledgement of the one before it (Nagle's algorithm).
-        let _ = stream.set_nodelay(true);
+    fn new(place: Place, stream: PeerStream, certificate: Option<CertificateSha256>) -> Self {
         Self {
-            shared,
-            id,
-            peer,
+            shared: place.shared,
+            id: place.id,
+            peer: place.peer,
             buffer: PduBuffer::new(REQUEST_LENGTH_MAX),
-            progress: Progress::new(now),
+            progress: Progress::new(place.since),
+            certificate,
             stream,
-            told_to_go,
-            shutdown,
+            told_to_go: place.told_to_go,
+            shutdown: place.shutdown,
             stop_at: None,
         }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn caller(&self) -> Caller {
+        Caller { address: self.peer, certificate_sha256: self.certificate }
     }
 
     pub(super) fn now(&self) -> Monotonic {
@@ -157,7 +154,7 @@ impl Connection {
             }
             // Without this a sender with Nagle's algorithm waits 40 ms for our delayed acknowledgement in each instance; the kernel
             // forgets it, so it is armed before each receive (facts: 63 -> 158 instances/s).
-            let _ = self.stream.set_quickack(true);
+            let _ = self.stream.socket().set_quickack(true);
             tokio::select! {
                 biased;
                 () = self.told_to_go.notified() => return Err(Ending::Evicted),
@@ -187,7 +184,7 @@ impl Connection {
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Ending> {
         match timeout(WRITE_TIMEOUT, self.stream.write_all(bytes)).await {
             Ok(written) => Ok(written?),
-            Err(_) => Err(Ending::Late(super::progress::Late::Message)),
+            Err(_) => Err(Late::Message.into()),
         }
     }
 
@@ -215,5 +212,6 @@ impl Connection {
         };
         // Whatever goes wrong here, the connection is over anyway.
         let _ = timeout(LINGER, goodbye).await;
+        let _ = timeout(LINGER, self.stream.close()).await;
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Ending {
     AbortedByPeer,
     #[error("the peer closed the connection")]
     ClosedByPeer,
+    #[error("{0}")]
+    Handshake(String),
     #[error("the connection broke ({0})")]
     Broken(std::io::ErrorKind),
     #[error("{0}")]
@@ -47,7 +49,7 @@ impl Ending {
         let reason = match self {
             Self::Released => return Some(Pdu::ReleaseRP),
             Self::Rejected(rejection) => return Some(Pdu::AssociationRJ(rejection.clone())),
-            Self::AbortedByPeer | Self::ClosedByPeer | Self::Broken(_) => return None,
+            Self::AbortedByPeer | Self::ClosedByPeer | Self::Handshake(_) | Self::Broken(_) => return None,
             Self::Late(_) | Self::Evicted | Self::Stopping | Self::EndlessData | Self::StoreFault => Reason::ReasonNotSpecified,
             Self::Pdu(PduError::UnknownType(_)) => Reason::UnrecognizedPdu,
             Self::UnexpectedPdu(_) => Reason::UnexpectedPdu,

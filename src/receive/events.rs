@@ -7,6 +7,7 @@ use crate::journal::{Event, Level};
 use crate::spool::SpoolError;
 
 use super::command::DimseStatus;
+use super::rates::{Beyond, PutOff};
 
 /// To the service, through a bounded channel that makes the sender wait.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub enum ReceiveNotice {
 /// To the journal. Addresses, titles and reasons; no names, no UIDs of instances.
 #[derive(Debug)]
 pub(super) enum ReceiveEvent {
-    ListenerStarted(SocketAddr),
+    ListenerStarted { address: SocketAddr, tls: bool },
     ListenerStopped(&'static str),
     ConnectionRefused { error: String },
     ConnectionEvicted { id: u64 },
@@ -58,6 +59,12 @@ pub(super) enum ReceiveEvent {
     AssociationReleased { id: u64, n_instances: u64 },
     AssociationBroken { id: u64, n_instances: u64, because: String },
     RequestFailed { peer: IpAddr, because: String },
+    HandshakeFailed { peer: IpAddr, because: String },
+    ConnectionPutOff { peer: IpAddr },
+    PeerPutOff { peer: IpAddr, put_off: PutOff },
+    PeerHushed { peer: IpAddr, level: Level },
+    CertificateLoaded { until: String },
+    CertificateRefused { error: String, serves_on: bool },
     InstanceRefused { id: u64, status: DimseStatus, because: String },
     InstanceConflicted { id: u64 },
     StorageFailed { id: u64, error: String },
@@ -71,7 +78,7 @@ impl Event for ReceiveEvent {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::ListenerStarted(_) => "ListenerStarted",
+            Self::ListenerStarted { .. } => "ListenerStarted",
             Self::ListenerStopped(_) => "ListenerStopped",
             Self::ConnectionRefused { .. } => "ConnectionRefused",
             Self::ConnectionEvicted { .. } => "ConnectionEvicted",
@@ -81,6 +88,12 @@ impl Event for ReceiveEvent {
             Self::AssociationReleased { .. } => "AssociationReleased",
             Self::AssociationBroken { .. } => "AssociationBroken",
             Self::RequestFailed { .. } => "RequestFailed",
+            Self::HandshakeFailed { .. } => "HandshakeFailed",
+            Self::ConnectionPutOff { .. } => "ConnectionPutOff",
+            Self::PeerPutOff { .. } => "PeerPutOff",
+            Self::PeerHushed { .. } => "PeerHushed",
+            Self::CertificateLoaded { .. } => "CertificateLoaded",
+            Self::CertificateRefused { .. } => "CertificateRefused",
             Self::InstanceRefused { .. } => "InstanceRefused",
             Self::InstanceConflicted { .. } => "InstanceConflicted",
             Self::StorageFailed { .. } => "StorageFailed",
@@ -90,25 +103,33 @@ impl Event for ReceiveEvent {
 
     fn level(&self) -> Level {
         match self {
-            Self::EchoAnswered { .. } => Level::Debug,
-            Self::ListenerStarted(_)
+            // Each of these stands beside a line that says more: how the connection ended, or that the address is put off.
+            Self::EchoAnswered { .. } | Self::ConnectionEvicted { .. } | Self::ConnectionPutOff { .. } => Level::Debug,
+            Self::PeerHushed { level, .. } => *level,
+            Self::ListenerStarted { .. }
+            | Self::CertificateLoaded { .. }
             | Self::ListenerStopped(_)
             | Self::AssociationAccepted { .. }
             | Self::AssociationReleased { .. }
             | Self::ContextsRefused { .. } => Level::Info,
-            Self::ConnectionEvicted { .. }
+            Self::HandshakeFailed { .. }
+            | Self::PeerPutOff { .. }
+            | Self::CertificateRefused { serves_on: true, .. }
             | Self::AssociationRejected { .. }
             | Self::AssociationBroken { .. }
             | Self::RequestFailed { .. }
             | Self::InstanceRefused { .. }
             | Self::InstanceConflicted { .. } => Level::Warn,
-            Self::ConnectionRefused { .. } | Self::StorageFailed { .. } => Level::Error,
+            Self::ConnectionRefused { .. } | Self::StorageFailed { .. } | Self::CertificateRefused { serves_on: false, .. } => {
+                Level::Error
+            }
         }
     }
 
     fn text(&self) -> String {
         match self {
-            Self::ListenerStarted(address) => format!("Listening for DICOM on {address}."),
+            Self::ListenerStarted { address, tls: false } => format!("Listening for DICOM on {address}."),
+            Self::ListenerStarted { address, tls: true } => format!("Listening for DICOM over TLS on {address}."),
             Self::ListenerStopped(because) => format!("The DICOM listener has stopped: {because}."),
             Self::ConnectionRefused { error } => format!("A connection could not be taken: {error}."),
             Self::ConnectionEvicted { id } => format!("Connection {id} was silent and made room for another."),
@@ -124,6 +145,21 @@ impl Event for ReceiveEvent {
                 format!("Association {id} ended without a release after {n_instances} instances: {because}.")
             }
             Self::RequestFailed { peer, because } => format!("A connection from {peer} never became an association: {because}."),
+            Self::HandshakeFailed { peer, because } => format!("A TLS connection from {peer} was refused: {because}."),
+            Self::ConnectionPutOff { peer } => format!("A connection from {peer}, which is put off, was closed."),
+            Self::PeerPutOff { peer, put_off } => put_off_text(*peer, put_off),
+            Self::PeerHushed { peer, .. } => {
+                format!("So many lines about {peer} came in a short time that further ones are only counted, until it pauses.")
+            }
+            Self::CertificateLoaded { until } => {
+                format!("The certificate for DICOM over TLS was loaded; it holds until {until}.")
+            }
+            Self::CertificateRefused { error, serves_on: true } => {
+                format!("The new certificate files cannot be used, the ones before still serve: {error}.")
+            }
+            Self::CertificateRefused { error, serves_on: false } => {
+                format!("DICOM over TLS has no certificate and refuses every connection: {error}.")
+            }
             Self::InstanceRefused { id, status, because } => {
                 format!("Association {id}: an instance was refused with {:#06X}: {because}.", status.code())
             }
@@ -133,5 +169,38 @@ impl Event for ReceiveEvent {
             Self::StorageFailed { id, error } => format!("Association {id}: an instance was refused with 0xA700: {error}."),
             Self::EchoAnswered { id } => format!("Association {id}: C-ECHO answered."),
         }
+    }
+}
+
+fn put_off_text(peer: IpAddr, put_off: &PutOff) -> String {
+    let because = match put_off.beyond {
+        Beyond::Connections => "it opened more connections than dicom.connections_per_minute_max",
+        Beyond::Failures => "more of its connections failed than dicom.failures_per_minute_max: see the lines about it above",
+    };
+    let before = match put_off.n_closed_before {
+        0 => String::new(),
+        n => format!(" The time before, {n} connections were closed."),
+    };
+    format!("{peer} is put off for {} s: {because}.{before}", put_off.for_ms / 1000)
+}
+
+/// An event that is counted under its name, but makes no line.
+pub(super) struct Quiet<'a>(pub(super) &'a ReceiveEvent);
+
+impl Event for Quiet<'_> {
+    fn room(&self) -> &'static str {
+        self.0.room()
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn level(&self) -> Level {
+        Level::Debug
+    }
+
+    fn text(&self) -> String {
+        self.0.text()
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! | File | In -> out |
 //! | --- | --- |
-//! | `server.rs` | connections -> one bounded task each |
+//! | `server.rs`, `shared.rs` | connections, plain and TLS -> one bounded task each |
 //! | `slots.rs` (pure) | connections, requests, pauses -> who may stay |
-//! | `connection.rs` | socket -> whole PDUs, within deadlines |
+//! | `rates.rs` (pure) | connections, failures, lines -> who is put off, who is only counted |
+//! | `tls.rs`, `certificates.rs` (pure), `client_verifier.rs` | certificate files, the clock -> what serves, and how it stands |
+//! | `handshake.rs`, `stream.rs` | socket -> plain or TLS stream, or why not |
+//! | `connection.rs` | stream -> whole PDUs, within deadlines |
 //! | `progress.rs` (pure) | bytes and pauses -> how long to wait |
 //! | `pdu_buffer.rs` (pure) | bytes -> PDUs and fragments, as ranges |
 //! | `negotiate.rs`, `sop_classes.rs`, `options.rs` (pure) | A-ASSOCIATE-RQ -> accept or reject |
@@ -15,6 +18,8 @@
 //! | `events.rs` | what is told to the service and to the journal |
 
 mod association;
+mod certificates;
+mod client_verifier;
 pub mod command;
 mod connection;
 pub mod dimse;
@@ -25,23 +30,29 @@ mod functional_groups;
 #[cfg(test)]
 #[path = "../../fuzz/receive_targets.rs"]
 mod fuzz_targets;
+mod handshake;
 mod header_fields;
 pub mod header_scan;
 pub mod negotiate;
 mod options;
 mod pdu_buffer;
 mod progress;
+mod rates;
 mod server;
+mod shared;
 mod slots;
 pub mod sop_classes;
 mod store;
+mod stream;
 #[cfg(test)]
 mod test_data;
+mod tls;
 mod values;
 
 pub use command::DimseStatus;
 pub use events::ReceiveNotice;
 pub use header_scan::{PixelFacts, ScanError, ScanLimits, scan_part10, scan_with_pixel_facts};
-pub use negotiate::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
-pub use options::{PeerNet, PeerNetError, ReceiveOptions};
-pub use server::{ReceiveError, bind, serve};
+pub use negotiate::{Caller, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
+pub use options::{PeerNet, PeerNetError, PeerRule, ReceiveOptions};
+pub use server::{Listeners, ReceiveError, bind, serve};
+pub use tls::{TlsError, TlsFiles, TlsKeeper, TlsStanding, cipher_suites};

@@ -1,4 +1,4 @@
-//! Association policy as a pure function: A-ASSOCIATE-RQ, the peer's address and the options in -> accept with contexts, or reject with
+//! Association policy as a pure function: A-ASSOCIATE-RQ, who calls and the options in -> accept with contexts, or reject with
 //! a reason out. Source: PS3.8 section 9.3.4 and table 9-21 (rejections), 9.3.3.2 (presentation contexts), PS3.7 section D.3 (user items).
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use dicom_ul::pdu::{
     AssociationRJSource, AssociationRQ, PresentationContextResult, PresentationContextResultReason, UserVariableItem,
 };
 
-use crate::domain::AeTitle;
+use crate::domain::{AeTitle, CertificateSha256};
 
 use super::options::ReceiveOptions;
 use super::sop_classes::{IMPLICIT_LITTLE_ENDIAN, VERIFICATION, choose_transfer_syntax, choose_unread_syntax, is_storage_class};
@@ -22,6 +22,21 @@ pub const IMPLEMENTATION_VERSION_NAME: &str = "SCANSIDE_1";
 const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 /// Odd numbers from 1 to 255 (PS3.8 table 9-13).
 const CONTEXTS_MAX: usize = 128;
+
+/// Who calls, as far as the connection tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// From where.
+    pub address: IpAddr,
+    /// The certificate that it proved to hold; `None` without TLS, or when it showed none.
+    pub certificate_sha256: Option<CertificateSha256>,
+}
+
+impl From<IpAddr> for Caller {
+    fn from(address: IpAddr) -> Self {
+        Self { address, certificate_sha256: None }
+    }
+}
 
 /// One accepted presentation context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +79,14 @@ pub enum RejectedBecause {
     CallingAeTitle(Option<AeTitle>),
     /// The peer's address is not on the list.
     PeerAddress,
+    /// No `[[dicom.peer]]` is of this title.
+    PeerUnknown(AeTitle),
+    /// Those of this title come from other addresses.
+    PeerElsewhere(AeTitle),
+    /// Those of this title and address are bound to a certificate, and the peer showed none.
+    PeerWithoutCertificate(AeTitle),
+    /// Those of this title and address are bound to another certificate.
+    PeerCertificate(AeTitle),
     /// Presentation context numbers that are even, repeated or too many.
     Contexts,
     /// Too many associations.
@@ -82,10 +105,24 @@ impl RejectedBecause {
             }
             Self::CalledAeTitle(None) => format!("it called no valid title; ours is \"{}\"", options.ae_title),
             Self::CallingAeTitle(Some(calling)) => {
-                format!("its title \"{calling}\" is not among dicom.calling_ae_titles_allowed")
+                format!("its title \"{calling}\" is not among dicom.calling_ae_titles")
             }
             Self::CallingAeTitle(None) => "it gave no valid title of its own".to_owned(),
-            Self::PeerAddress => "its address is not among dicom.peers_allowed".to_owned(),
+            Self::PeerAddress => "its address is not among dicom.peers".to_owned(),
+            Self::PeerUnknown(calling) => format!("its title \"{calling}\" has no [[dicom.peer]]: add one, or correct the title"),
+            Self::PeerElsewhere(calling) => {
+                format!("its address is not among those of [[dicom.peer]] \"{calling}\": add it, if it is that sender")
+            }
+            Self::PeerWithoutCertificate(calling) => {
+                format!(
+                    "[[dicom.peer]] \"{calling}\" is bound to a certificate and this one showed none: it must send to the TLS port, with it"
+                )
+            }
+            Self::PeerCertificate(calling) => {
+                format!(
+                    "its certificate is not that of [[dicom.peer]] \"{calling}\": correct certificate_sha256, if it was renewed"
+                )
+            }
             Self::Contexts => "its presentation contexts are numbered against the standard".to_owned(),
             Self::LocalLimit => "too many associations are open; it may try again later".to_owned(),
         }
@@ -101,7 +138,11 @@ impl RejectedBecause {
             }
             Self::ApplicationContext => AssociationRJSource::ServiceUser(User::ApplicationContextNameNotSupported),
             Self::CalledAeTitle(_) => AssociationRJSource::ServiceUser(User::CalledAETitleNotRecognized),
-            Self::CallingAeTitle(_) => AssociationRJSource::ServiceUser(User::CallingAETitleNotRecognized),
+            Self::CallingAeTitle(_)
+            | Self::PeerUnknown(_)
+            | Self::PeerElsewhere(_)
+            | Self::PeerWithoutCertificate(_)
+            | Self::PeerCertificate(_) => AssociationRJSource::ServiceUser(User::CallingAETitleNotRecognized),
             Self::PeerAddress | Self::Contexts => AssociationRJSource::ServiceUser(User::NoReasonGiven),
             Self::LocalLimit => AssociationRJSource::ServiceProviderPresentation(
                 dicom_ul::pdu::AssociationRJServiceProviderPresentationReason::LocalLimitExceeded,
@@ -116,14 +157,15 @@ impl RejectedBecause {
 ///
 /// # Errors
 /// [`RejectedBecause`], whose [`RejectedBecause::pdu`] is the answer.
-pub fn decide(request: AssociationRQ, peer: IpAddr, options: &ReceiveOptions) -> Result<Accepted, RejectedBecause> {
+pub fn decide(request: AssociationRQ, caller: impl Into<Caller>, options: &ReceiveOptions) -> Result<Accepted, RejectedBecause> {
+    let caller = caller.into();
     if request.protocol_version & 1 == 0 {
         return Err(RejectedBecause::ProtocolVersion);
     }
     if request.application_context_name.trim_end_matches(['\0', ' ']) != APPLICATION_CONTEXT {
         return Err(RejectedBecause::ApplicationContext);
     }
-    if !options.peers_allowed.is_empty() && !options.peers_allowed.iter().any(|net| net.contains(peer)) {
+    if !options.peers_allowed.is_empty() && !options.peers_allowed.iter().any(|net| net.contains(caller.address)) {
         return Err(RejectedBecause::PeerAddress);
     }
     let called = AeTitle::try_new(&request.called_ae_title).ok();
@@ -133,6 +175,9 @@ pub fn decide(request: AssociationRQ, peer: IpAddr, options: &ReceiveOptions) ->
     let calling = AeTitle::try_new(&request.calling_ae_title).map_err(|_| RejectedBecause::CallingAeTitle(None))?;
     if !options.calling_ae_titles_allowed.is_empty() && !options.calling_ae_titles_allowed.contains(&calling) {
         return Err(RejectedBecause::CallingAeTitle(Some(calling)));
+    }
+    if !options.peer_rules.is_empty() {
+        match_rules(&calling, &caller, options)?;
     }
     let proposed = &request.presentation_contexts;
     let mut seen = [false; 256];
@@ -147,6 +192,23 @@ pub fn decide(request: AssociationRQ, peer: IpAddr, options: &ReceiveOptions) ->
 /// A UID without its padding.
 fn uid_of(text: &str) -> &str {
     text.trim_end_matches(['\0', ' '])
+}
+
+/// Whether a rule is of this title, address and certificate; if not, how far the nearest one goes along.
+fn match_rules(calling: &AeTitle, caller: &Caller, options: &ReceiveOptions) -> Result<(), RejectedBecause> {
+    let of_title = || options.peer_rules.iter().filter(|rule| rule.ae_title == *calling);
+    let of_address = || of_title().filter(|rule| rule.addresses.iter().any(|net| net.contains(caller.address)));
+    let fits = |pin: Option<CertificateSha256>| pin.is_none() || pin == caller.certificate_sha256;
+    if of_address().any(|rule| fits(rule.certificate_sha256)) {
+        return Ok(());
+    }
+    let calling = calling.clone();
+    Err(match (of_title().next(), of_address().next(), caller.certificate_sha256) {
+        (None, _, _) => RejectedBecause::PeerUnknown(calling),
+        (Some(_), None, _) => RejectedBecause::PeerElsewhere(calling),
+        (Some(_), Some(_), None) => RejectedBecause::PeerWithoutCertificate(calling),
+        (Some(_), Some(_), Some(_)) => RejectedBecause::PeerCertificate(calling),
+    })
 }
 
 fn accept(request: AssociationRQ, calling_ae_title: AeTitle, options: &ReceiveOptions) -> Accepted {
@@ -261,6 +323,38 @@ mod tests {
         let mut bytes = Vec::new();
         write_pdu(&mut bytes, &Pdu::AssociationRJ(busy)).unwrap();
         assert_eq!(bytes[7..10], [2, 3, 2]);
+    }
+
+    #[test]
+    fn peer_must_match_one_rule_in_title_and_address_and_certificate() {
+        let pin = |byte| CertificateSha256::new([byte; 32]);
+        let rule = |title: &str, net: &str, certificate_sha256| super::super::options::PeerRule {
+            ae_title: AeTitle::try_new(title).unwrap(),
+            addresses: vec![net.parse().unwrap()],
+            certificate_sha256,
+        };
+        let rules = vec![
+            rule("MR1", "10.1.2.0/24", None),
+            rule("MR2", "10.1.2.3", Some(pin(1))),
+            rule("MR2", "10.9.9.9", None),
+            rule("MR3", "10.9.9.9", None),
+        ];
+        let options = ReceiveOptions { peer_rules: rules, ..ReceiveOptions::default() };
+        let ask = |title: &str, certificate_sha256| {
+            let request = AssociationRQ { calling_ae_title: title.to_owned(), ..request(&[]) };
+            decide(request, Caller { address: peer(), certificate_sha256 }, &options).map(|_| ())
+        };
+        let title = |text: &str| AeTitle::try_new(text).unwrap();
+        assert_eq!(ask("MR1", None), Ok(()));
+        assert_eq!(ask("MR1", Some(pin(9))), Ok(()), "a certificate more does no harm");
+        assert_eq!(ask("MR2", Some(pin(1))), Ok(()));
+        assert_eq!(ask("MR2", None), Err(RejectedBecause::PeerWithoutCertificate(title("MR2"))), "nor by the plain port");
+        assert_eq!(ask("MR2", Some(pin(2))), Err(RejectedBecause::PeerCertificate(title("MR2"))));
+        assert_eq!(ask("MR3", Some(pin(1))), Err(RejectedBecause::PeerElsewhere(title("MR3"))));
+        assert_eq!(ask("mr1", None), Err(RejectedBecause::PeerUnknown(title("mr1"))), "titles are compared as they are");
+        let older = ReceiveOptions { calling_ae_titles_allowed: vec![title("MR2")], ..options.clone() };
+        assert_eq!(rejection(request(&[]), &older), [1, 1, 3], "the older lists hold as well");
+        assert_eq!(rejection(AssociationRQ { calling_ae_title: "MR9".to_owned(), ..request(&[]) }, &options), [1, 1, 3]);
     }
 
     #[test]

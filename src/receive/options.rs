@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use crate::domain::AeTitle;
+use crate::domain::{AeTitle, CertificateSha256};
 
 /// One address, or a network of them, that may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,17 @@ impl fmt::Display for PeerNet {
     }
 }
 
+/// One sender that may send: its title, where it comes from, and the certificate that it must show, all together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRule {
+    /// Its title.
+    pub ae_title: AeTitle,
+    /// Where it comes from.
+    pub addresses: Vec<PeerNet>,
+    /// The certificate that it must show; only TLS can.
+    pub certificate_sha256: Option<CertificateSha256>,
+}
+
 /// Everything that can be set about receiving.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiveOptions {
@@ -83,11 +94,19 @@ pub struct ReceiveOptions {
     pub calling_ae_titles_allowed: Vec<AeTitle>,
     /// Addresses that may send; empty for all.
     pub peers_allowed: Vec<PeerNet>,
+    /// Senders that may send; empty for all that pass the two lists above.
+    pub peer_rules: Vec<PeerRule>,
     /// Open associations in all; a few more are kept free for those that only propose C-ECHO. At the bound, one that has been idle
     /// for some seconds makes room, else the new one is rejected as transient.
     pub associations_max: usize,
-    /// Open associations from one address.
+    /// Open associations from one address. Where that is less than all, the last eighth of all is kept for addresses that hold none.
     pub associations_per_peer_max: usize,
+    /// New connections from one address in a minute; beyond them it is put off.
+    pub connections_per_minute_max: u32,
+    /// Rejected or failed connections of one address in a minute; beyond them it is put off.
+    pub failures_per_minute_max: u32,
+    /// Whether loopback is put off like any address.
+    pub loopback_rated: bool,
     /// Longest PDU that we take, bytes after its header (PS3.8 section D.1); a longer one closes the connection. 1,024 to 1,048,576.
     pub pdu_length_max: u32,
     /// Largest data set, bytes; a larger one is refused with 0xA700.
@@ -120,8 +139,12 @@ impl Default for ReceiveOptions {
             called_ae_title_checked: true,
             calling_ae_titles_allowed: Vec::new(),
             peers_allowed: Vec::new(),
+            peer_rules: Vec::new(),
             associations_max: 128,
             associations_per_peer_max: 96,
+            connections_per_minute_max: 6000,
+            failures_per_minute_max: 60,
+            loopback_rated: false,
             pdu_length_max: 256 * 1024,
             instance_bytes_max: 2 * 1024 * 1024 * 1024,
             association_request_timeout_s: 30,

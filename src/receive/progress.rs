@@ -26,6 +26,8 @@ enum Phase {
 pub(super) enum Late {
     #[error("no association request came in time")]
     Request,
+    #[error("the TLS handshake was not done in time: a sender that waits for us to speak first is plain DICOM or stuck")]
+    Handshake,
     #[error("no message came for too long")]
     Idle,
     #[error("a message came too slowly")]

@@ -2,7 +2,8 @@
 //!
 //! A connection that has not asked for an association yet never blocks another: at the bound the oldest such connection of the address
 //! that holds most of them goes. At the bound on associations, one that has been idle for [`IDLE_GRACE_MS`] goes; one that is in the middle
-//! of a message never does. C-ECHO has [`ECHO_EXTRA`] places of its own, so that "are you alive" is answered under full load.
+//! of a message never does. Where one address may hold less than all places, the last eighth of them goes only to addresses that hold none
+//! yet: two or three busy addresses, however slowly they send, leave room for a scanner that comes. C-ECHO has [`ECHO_EXTRA`] places of its own, so that "are you alive" is answered under full load.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -80,7 +81,8 @@ impl Slots {
         let n_of_peer = self.entries.values().filter(|(other, phase)| *other == peer && is_open(phase)).count();
         let extra = if verification_only { ECHO_EXTRA } else { 0 };
         let of_peer_alone = n_of_peer >= self.open_per_peer_max + extra;
-        let admission = if of_peer_alone || n_open >= self.open_max + extra {
+        let kept = if n_of_peer == 0 { 0 } else { self.kept_for_newcomers() };
+        let admission = if of_peer_alone || n_open >= self.open_max.saturating_sub(kept) + extra {
             match self.longest_idle(of_peer_alone.then_some(peer), now) {
                 Some(victim) => {
                     self.evict(victim);
@@ -95,6 +97,11 @@ impl Slots {
             self.entries.insert(id, (peer, Phase::Open(Some(now))));
         }
         admission
+    }
+
+    /// Places that an address which holds one already does not get.
+    fn kept_for_newcomers(&self) -> usize {
+        if self.open_per_peer_max < self.open_max { (self.open_max / 8).max(1) } else { 0 }
     }
 
     fn longest_idle(&self, of_peer: Option<IpAddr>, now: Monotonic) -> Option<u64> {
@@ -134,6 +141,7 @@ impl Slots {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
 
@@ -181,5 +189,26 @@ mod tests {
         }
         slots.connect(2, peer(2), Monotonic(2));
         assert_eq!(slots.open(2, false, Monotonic(20_000)), Admission::GrantedInsteadOf(1));
+    }
+
+    #[test]
+    fn two_busy_addresses_leave_room_for_a_third() {
+        let mut slots = Slots::new(32, 16);
+        let mut n_granted = 0;
+        for id in 0..64 {
+            slots.connect(id, peer(1 + (id % 2) as u8), Monotonic(0));
+            if slots.open(id, false, Monotonic(0)) == Admission::Granted {
+                slots.busy(id);
+                n_granted += 1;
+            }
+        }
+        assert_eq!(n_granted, 28, "an eighth is kept");
+        for id in 100..104 {
+            slots.connect(id, peer(id as u8), Monotonic(60_000));
+            assert_eq!(slots.open(id, false, Monotonic(60_000)), Admission::Granted, "for those that hold none");
+            slots.busy(id);
+        }
+        slots.connect(200, peer(200), Monotonic(60_000));
+        assert_eq!(slots.open(200, false, Monotonic(60_000)), Admission::Refused, "until all are taken");
     }
 }

@@ -14,6 +14,7 @@ use super::events::ServiceReport;
 use super::folder::stored_instance;
 use super::npu::NpuChoice;
 use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
+use super::settings::Addresses;
 use super::sink::GatedSink;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
@@ -24,7 +25,7 @@ use crate::config::Config;
 use crate::deliver::{Channel, Deliverer, Secret, Webhook};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
 use crate::journal::Journal;
-use crate::receive;
+use crate::receive::{self, Listeners, TlsKeeper};
 use crate::signal::{SignalOptions, Signaller};
 use crate::spool::{Spool, Store};
 use crate::web::{self, WebState};
@@ -52,10 +53,10 @@ pub struct Service {
     profile: BoardProfile,
     lamp: LampHandle,
     board_notices: mpsc::Receiver<BoardNotice>,
-    dicom: TcpListener,
+    dicom: Listeners,
     web: TcpListener,
     channels: Vec<Arc<dyn Channel>>,
-    addresses: (SocketAddr, SocketAddr),
+    addresses: Addresses,
 }
 
 impl Service {
@@ -77,24 +78,28 @@ impl Service {
         let lamp = lamp_thread::start(driver, lamp_options, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
         let spool = Spool::open(&options.state_dir, settings::spool(&config), journal.clone(), wall_now)
             .map_err(|source| ServiceError::Spool { dir: options.state_dir.clone(), source })?;
-        let dicom = listen(config.dicom.listen, "DICOM").await?;
+        let dicom = dicom_listeners(&config, &journal).await?;
         let web = listen(config.web.listen, "the web page").await?;
-        let bound = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
-        let addresses = (bound(&dicom, config.dicom.listen), bound(&web, config.web.listen));
+        let bound = |listener: &TcpListener| listener.local_addr().ok();
+        let addresses = Addresses {
+            plain: dicom.plain.as_ref().and_then(bound),
+            tls: dicom.tls.as_ref().and_then(|(listener, _)| bound(listener)),
+            web: bound(&web).unwrap_or(config.web.listen),
+        };
         let pipeline = load_pipeline(&config, &profile, &options, &journal).await;
         Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses })
     }
 
-    /// Where DICOM is listened for.
+    /// Where DICOM is listened for; where the plain listener is switched off, under TLS.
     #[must_use]
     pub fn dicom_address(&self) -> SocketAddr {
-        self.addresses.0
+        self.addresses.plain.or(self.addresses.tls).unwrap_or(self.config.dicom.listen)
     }
 
     /// Where the page is.
     #[must_use]
     pub fn web_address(&self) -> SocketAddr {
-        self.addresses.1
+        self.addresses.web
     }
 
     /// Whether a model passed its self-test; without one studies are kept and wait, and the lamp shows fault.
@@ -115,7 +120,7 @@ impl Service {
         let mut vitals = Vitals::start(&profile.limits, pipeline_ms_max, journal.clone())
             .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
         vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());
-        let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), addresses);
+        let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), &addresses);
         let roles = pipeline.as_ref().map(|p| p.spec().channels.clone()).unwrap_or_default();
         let npu = pipeline.as_ref().map(|p| p.npu().clone()).unwrap_or_default();
         let (teller, status) = StatusTeller::new(fixed, lamp.view());
@@ -126,6 +131,7 @@ impl Service {
         let store: Arc<dyn Store> = Arc::new(spool.clone());
 
         let sink = Arc::new(GatedSink::new(spool.clone(), Arc::clone(&overloaded)));
+        let tls = dicom.tls.as_ref().map(|(_, keeper)| Arc::clone(keeper));
         let receiving = tokio::spawn(receive::serve(
             dicom,
             Arc::new(settings::receive(&config)),
@@ -166,6 +172,7 @@ impl Service {
             waker,
             delivery,
             npu,
+            tls,
             vitals,
             n_associations: 0,
             is_working: false,
@@ -176,7 +183,7 @@ impl Service {
         };
         conductor.reload_unacknowledged();
         conductor.replay();
-        conductor.ready(&format!("DICOM {} and http://{}", addresses.0, addresses.1));
+        conductor.ready(&addresses.in_words());
         conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, shutdown }).await;
         journal.record(&ServiceReport::ServiceStopped);
         for task in [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle()] {
@@ -241,6 +248,25 @@ fn channels(config: &Config) -> Result<Vec<Arc<dyn Channel>>, ServiceError> {
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ServiceError> {
     TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, purpose, source })
+}
+
+/// The listeners for DICOM. Certificates that cannot be used stop nothing: the page and the lamp say so until they can.
+async fn dicom_listeners(config: &Config, journal: &Journal) -> Result<Listeners, ServiceError> {
+    let plain = match config.dicom.plain {
+        true => Some(listen(config.dicom.listen, "DICOM").await?),
+        false => None,
+    };
+    let tls = match (&config.dicom.tls, settings::tls(config)) {
+        (Some(tls), Some(files)) => {
+            let listener = listen(tls.listen, "DICOM over TLS").await?;
+            let journal = journal.clone();
+            let keeper = tokio::task::spawn_blocking(move || TlsKeeper::open(files, journal, wall_now)).await;
+            let keeper = keeper.map_err(|error| ServiceError::Configuration(format!("dicom.tls cannot start: {error}")))?;
+            Some((listener, Arc::new(keeper)))
+        }
+        _ => None,
+    };
+    Ok(Listeners { plain, tls })
 }
 
 /// The model, or a report in the journal and none.

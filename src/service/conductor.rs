@@ -23,7 +23,7 @@ use crate::deliver::{DeliverWaker, DeliveryHealth, verdict_json};
 use crate::domain::{DeviceCondition, Lamp, Monotonic, StoredInstance, Study, Uid, Verdict};
 use crate::infer::NpuWatch;
 use crate::journal::Journal;
-use crate::receive::ReceiveNotice;
+use crate::receive::{ReceiveNotice, TlsKeeper};
 use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
 use crate::spool::{Notice, Spool, SpoolError, Store, VerdictRecord};
 use crate::triage::{VerdictSummary, supersede};
@@ -61,6 +61,8 @@ pub(super) struct Conductor {
     pub(super) waker: DeliverWaker,
     pub(super) delivery: watch::Receiver<DeliveryHealth>,
     pub(super) npu: NpuWatch,
+    /// Certificates of the TLS listener, if there is one.
+    pub(super) tls: Option<Arc<TlsKeeper>>,
     pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
@@ -322,11 +324,27 @@ impl Conductor {
         let npu = self.npu.status();
         self.set_condition(DeviceCondition::NpuLost, npu.lost.is_some());
         self.teller.set_npu(npu);
+        self.look_at_certificates();
         let changed = block_in_place(|| self.vitals.look(&self.spool, self.teller.lamp_view()));
         if let Some(conditions) = changed {
             self.on_signal(SignalEvent::ConditionsChanged(conditions));
         }
         self.teller.set_vitals(&self.vitals);
+    }
+
+    /// Takes up new certificate files, and says what of them needs somebody.
+    fn look_at_certificates(&mut self) {
+        let Some(keeper) = &self.tls else { return };
+        let standing = block_in_place(|| keeper.look());
+        let details = [
+            (DeviceCondition::CertificateUnusable, standing.unusable),
+            (DeviceCondition::CertificateExpiring, standing.expiring),
+            (DeviceCondition::CertificateNotLoaded, standing.not_loaded),
+        ];
+        for (condition, text) in details {
+            self.set_condition(condition, text.is_some());
+            self.teller.set_detail(condition, text);
+        }
     }
 
     /// Work shows as a pulse: an open association, a study in the pipeline, or one that waits for it.

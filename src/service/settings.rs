@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use crate::assemble::AssembleOptions;
 use crate::board::BoardProfile;
-use crate::config::Config;
+use crate::config::{Config, PeerRange};
 use crate::domain::{InputChannel, ModelSpec};
-use crate::receive::{PeerNet, ReceiveOptions};
+use crate::receive::{PeerNet, PeerRule, ReceiveOptions, TlsFiles};
 use crate::spool::SpoolOptions;
 use crate::web::{ModelStatus, NamedText, StatusSnapshot, VersionInfo};
 
@@ -33,10 +33,22 @@ pub(super) fn receive(config: &Config) -> ReceiveOptions {
         listen: dicom.listen,
         ae_title: dicom.ae_title.clone(),
         calling_ae_titles_allowed: dicom.calling_ae_titles.clone(),
-        peers_allowed: dicom.peers.iter().filter_map(|range| PeerNet::try_new(range.address(), range.prefix_bits())).collect(),
+        peers_allowed: nets(&dicom.peers),
+        peer_rules: dicom
+            .peer
+            .iter()
+            .map(|peer| PeerRule {
+                ae_title: peer.ae_title.clone(),
+                addresses: nets(&peer.addresses),
+                certificate_sha256: peer.certificate_sha256,
+            })
+            .collect(),
         called_ae_title_checked: dicom.check_called_ae_title,
         associations_max: dicom.associations_max,
         associations_per_peer_max: dicom.associations_per_peer_max,
+        connections_per_minute_max: dicom.connections_per_minute_max,
+        failures_per_minute_max: dicom.failures_per_minute_max,
+        loopback_rated: false,
         pdu_length_max: dicom.pdu_length_max,
         instance_bytes_max: dicom.instance_mib_max * MIB,
         association_request_timeout_s: seconds(dicom.request_timeout_s),
@@ -44,6 +56,28 @@ pub(super) fn receive(config: &Config) -> ReceiveOptions {
         association_s_max: seconds(dicom.association_s_max),
         sop_classes_extra: dicom.sop_classes_extra.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn nets(ranges: &[PeerRange]) -> Vec<PeerNet> {
+    ranges.iter().filter_map(|range| PeerNet::try_new(range.address(), range.prefix_bits())).collect()
+}
+
+/// Files and clients of the TLS listener. The certificates that peers are bound to are as good as those of the list; alone they do not keep
+/// other peers out here, since a peer without one may have a block without a certificate.
+pub(super) fn tls(config: &Config) -> Option<TlsFiles> {
+    let tls = config.dicom.tls.as_ref()?;
+    let of_peers = || config.dicom.peer.iter().filter_map(|peer| peer.certificate_sha256);
+    let mut client_pins = tls.client_certificates_sha256.clone();
+    if !client_pins.is_empty() || tls.client_ca_file.is_none() {
+        client_pins.extend(of_peers());
+    }
+    Some(TlsFiles {
+        certificate_file: tls.certificate_file.clone(),
+        key_file: tls.key_file.clone(),
+        client_ca_file: tls.client_ca_file.clone(),
+        client_pins,
+        client_required: config.dicom.tls_clients_are_known(),
+    })
 }
 
 /// The configuration bounds its seconds far below this.
@@ -64,14 +98,33 @@ pub(super) fn assemble(config: &Config, roles: Vec<InputChannel>) -> AssembleOpt
     }
 }
 
+/// Where we listen, as bound: a port of 0 has its number here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    pub(super) plain: Option<SocketAddr>,
+    pub(super) tls: Option<SocketAddr>,
+    pub(super) web: SocketAddr,
+}
+
+impl Addresses {
+    /// One line for the log and systemd.
+    pub(super) fn in_words(&self) -> String {
+        let plain = self.plain.map(|address| format!("DICOM {address}, "));
+        let tls = self.tls.map(|address| format!("DICOM over TLS {address}, "));
+        format!("{}{}http://{}", plain.unwrap_or_default(), tls.unwrap_or_default(), self.web)
+    }
+}
+
 /// What the page shows from the first moment: who, where, which model, which board, which addresses.
 pub(super) fn fixed_status(
     config: &Config,
     profile: &BoardProfile,
     model: Option<&ModelSpec>,
-    (dicom, web): (SocketAddr, SocketAddr),
+    bound: &Addresses,
 ) -> StatusSnapshot {
-    let mut addresses = vec![named("DICOM", dicom.to_string()), named("web page", format!("http://{web}/"))];
+    let mut addresses: Vec<NamedText> = bound.plain.iter().map(|address| named("DICOM", address.to_string())).collect();
+    addresses.extend(bound.tls.iter().map(|address| named("DICOM over TLS", address.to_string())));
+    addresses.push(named("web page", format!("http://{}/", bound.web)));
     addresses
         .extend(config.alerts.webhook.iter().enumerate().map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
     StatusSnapshot {

@@ -47,12 +47,17 @@ impl StatusTeller {
 
     /// Which engine serves, and why it is not the NPU where it should be.
     pub(super) fn set_npu(&mut self, npu: NpuStatus) {
-        let name = DeviceCondition::NpuLost.as_str();
         if let Some(model) = &mut self.snapshot.model {
             model.engine = npu.engine.unwrap_or_else(|| self.engine.clone());
         }
+        self.set_detail(DeviceCondition::NpuLost, npu.lost);
+    }
+
+    /// What is known of a condition beyond its sentence; `None` when it is over.
+    pub(super) fn set_detail(&mut self, condition: DeviceCondition, text: Option<String>) {
+        let name = condition.as_str();
         self.snapshot.condition_details.retain(|detail| detail.name != name);
-        self.snapshot.condition_details.extend(npu.lost.map(|text| NamedText { name: name.to_owned(), text }));
+        self.snapshot.condition_details.extend(text.map(|text| NamedText { name: name.to_owned(), text }));
     }
 
     /// Health figures, about once a second.

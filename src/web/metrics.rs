@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const LAMPS: [Lamp; 8] =
     [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
 const DEVICE_STATES: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Degraded, DeviceState::Fault];
-const CONDITIONS: [DeviceCondition; 12] = [
+const CONDITIONS: [DeviceCondition; 15] = [
     DeviceCondition::DiskNearlyFull,
     DeviceCondition::DiskFull,
     DeviceCondition::StorageFailing,
@@ -27,6 +27,9 @@ const CONDITIONS: [DeviceCondition; 12] = [
     DeviceCondition::ReceiverDown,
     DeviceCondition::LampFailing,
     DeviceCondition::NpuLost,
+    DeviceCondition::CertificateExpiring,
+    DeviceCondition::CertificateNotLoaded,
+    DeviceCondition::CertificateUnusable,
 ];
 const STAGES: [Stage; 4] = [Stage::Receiving, Stage::Waiting, Stage::Preparing, Stage::Inferring];
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use dicom_ul::pdu::{AssociationRQ, Pdu, PresentationContextProposed, UserVariableItem, write_pdu};
 use scanside::domain::{InstanceHeader, Monotonic, StoredInstance, WallTime};
 use scanside::journal::Journal;
-use scanside::receive::{ReceiveNotice, ReceiveOptions, serve};
+use scanside::receive::{Listeners, ReceiveNotice, ReceiveOptions, serve};
 use scanside::spool::{Committed, FullBecause, IncomingInstance, InstanceSink, SpoolError};
 use tokio::sync::{mpsc, watch};
 
@@ -126,6 +126,19 @@ impl Server {
     }
 
     pub fn start_with(options: ReceiveOptions, clock: fn() -> Monotonic) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        Self::start_listening(options, clock, address, |_| Listeners::from(tokio::net::TcpListener::from_std(listener).unwrap()))
+    }
+
+    /// Serves on the listeners that `listen` makes inside the runtime; `address` is the one that the helpers talk to.
+    pub fn start_listening(
+        options: ReceiveOptions,
+        clock: fn() -> Monotonic,
+        address: SocketAddr,
+        listen: impl FnOnce(&Journal) -> Listeners,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let store = Arc::new(FakeStore {
             folder: tempfile::tempdir().unwrap(),
@@ -137,10 +150,12 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let (events, mut told) = mpsc::channel(4);
         let journal = Journal::new(|| WallTime(0));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
+        let listeners = {
+            let _inside = runtime.enter();
+            listen(&journal)
+        };
         let sink: Arc<dyn InstanceSink> = Arc::new(FakeSink(Arc::clone(&store)));
-        let serving = runtime.spawn(serve(listener, Arc::new(options), sink, events, journal.clone(), clock, stopped));
+        let serving = runtime.spawn(serve(listeners, Arc::new(options), sink, events, journal.clone(), clock, stopped));
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
         runtime.spawn(async move {
@@ -225,6 +240,28 @@ pub fn p_data(context_id: u8, control: u8, bytes: &[u8]) -> Vec<u8> {
     pdu
 }
 
+/// An A-ASSOCIATE-RQ.
+pub fn association_request(calling: &str, called: &str, contexts: &[(u8, &str, &str)]) -> Vec<u8> {
+    let request = AssociationRQ {
+        protocol_version: 1,
+        calling_ae_title: calling.to_owned(),
+        called_ae_title: called.to_owned(),
+        application_context_name: "1.2.840.10008.3.1.1.1".to_owned(),
+        presentation_contexts: contexts
+            .iter()
+            .map(|(id, class, syntax)| PresentationContextProposed {
+                id: *id,
+                abstract_syntax: (*class).to_owned(),
+                transfer_syntaxes: vec![(*syntax).to_owned()],
+            })
+            .collect(),
+        user_variables: vec![UserVariableItem::MaxLength(16_384)],
+    };
+    let mut bytes = Vec::new();
+    write_pdu(&mut bytes, &Pdu::AssociationRQ(request)).unwrap();
+    bytes
+}
+
 /// A peer that writes its PDUs by hand.
 pub struct Peer {
     pub stream: TcpStream,
@@ -244,24 +281,7 @@ impl Peer {
     /// Asks for an association; `Err` holds result, source and reason of the rejection.
     pub fn associate(address: SocketAddr, called: &str, contexts: &[(u8, &str, &str)]) -> Result<Self, [u8; 3]> {
         let mut stream = Self::connect(address);
-        let request = AssociationRQ {
-            protocol_version: 1,
-            calling_ae_title: "TESTER".to_owned(),
-            called_ae_title: called.to_owned(),
-            application_context_name: "1.2.840.10008.3.1.1.1".to_owned(),
-            presentation_contexts: contexts
-                .iter()
-                .map(|(id, class, syntax)| PresentationContextProposed {
-                    id: *id,
-                    abstract_syntax: (*class).to_owned(),
-                    transfer_syntaxes: vec![(*syntax).to_owned()],
-                })
-                .collect(),
-            user_variables: vec![UserVariableItem::MaxLength(16_384)],
-        };
-        let mut bytes = Vec::new();
-        write_pdu(&mut bytes, &Pdu::AssociationRQ(request)).unwrap();
-        stream.write_all(&bytes).unwrap();
+        stream.write_all(&association_request("TESTER", called, contexts)).unwrap();
         let (kind, body) = read_pdu(&mut stream).expect("an answer");
         match kind {
             2 => {
@@ -320,7 +340,7 @@ impl Peer {
 }
 
 /// The next PDU; `None` when the connection ends.
-pub fn read_pdu(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+pub fn read_pdu(stream: &mut impl Read) -> Option<(u8, Vec<u8>)> {
     let mut head = [0; 6];
     stream.read_exact(&mut head).ok()?;
     let mut body = vec![0; u32::from_be_bytes([head[2], head[3], head[4], head[5]]) as usize];

@@ -16,10 +16,21 @@ import interop
 import npu
 import peers
 import plug
+import tls
+
+MODULES = (
+    peers,
+    interop,
+    plug,
+    bad_input,
+    faults,
+    npu,
+    tls,
+)
 
 
 def main():
-    tests = {n: f for m in (peers, interop, plug, bad_input, faults, npu) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
+    tests = {n: f for m in MODULES for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
     wanted = sys.argv[1:] or list(tests)
     passed = failed = skipped = 0
     for name in wanted:
