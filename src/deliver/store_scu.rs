@@ -3,25 +3,18 @@
 //! Each file is proposed in its own transfer syntax and streamed from disk as it lies there: nothing is decoded or converted, and no
 //! data set is held in memory. Serves `scanside send`, the demo and tests.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::net::TcpStream;
 
-use super::dimse_scu::{self, Response};
+use super::association::{Association, AssociationOptions, Broken, DataSet, Message, Peer, proposal};
+use super::dimse_scu::{self, Request, Response};
 use super::part10::{self, Part10};
 use crate::domain::{AeTitle, Uid};
 
 /// Presentation contexts of one association: odd identifiers from 1 to 255 (PS3.8 section 9.3.2.2).
 const CONTEXTS_MAX: usize = 128;
-/// Largest fragment that we send, whatever more the peer allows.
-const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;
-/// PDV header within a P-DATA-TF PDU: item length, context identifier, control header (PS3.8 section 9.3.5.1).
-const PDV_HEADER_BYTES: u32 = 6;
 
 /// Bounds of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +36,16 @@ impl Default for StoreOptions {
             response_timeout: Duration::from_secs(60),
             pdu_length_max: 65_536,
             files_max: 200_000,
+        }
+    }
+}
+
+impl StoreOptions {
+    fn association(&self) -> AssociationOptions {
+        AssociationOptions {
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            pdu_length_max: self.pdu_length_max,
         }
     }
 }
@@ -137,22 +140,6 @@ pub enum StoreError {
     },
 }
 
-/// One peer and how we call each other.
-#[derive(Clone, Copy, Debug)]
-struct Peer<'a> {
-    to: &'a str,
-    calling: &'a AeTitle,
-    called: &'a AeTitle,
-    options: &'a StoreOptions,
-}
-
-/// Why an association ended early, and whether the peer can be talked to at all.
-enum Broken {
-    NoContextAccepted,
-    Failed(String),
-}
-
-type Association = AsyncClientAssociation<TcpStream>;
 type Context = (Uid, Uid);
 
 /// Sends `paths` (files, or folders with everything below them) to `to` (`host:port`).
@@ -179,7 +166,7 @@ pub async fn send(
             }
         }
     }
-    let peer = Peer { to, calling, called, options };
+    let peer = Peer { to, calling, called, options: options.association() };
     for (n_batches_begun, (contexts, files)) in batches.into_iter().enumerate() {
         match send_batch(peer, &contexts, &files, &mut report).await {
             Ok(()) => {}
@@ -195,32 +182,25 @@ pub async fn send(
 /// # Errors
 /// [`StoreError`] says why not.
 pub async fn echo(to: &str, calling: &AeTitle, called: &AeTitle, options: &StoreOptions) -> Result<(), StoreError> {
-    let peer = Peer { to, calling, called, options };
-    let syntaxes = vec!["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"];
-    let proposal = base_options(peer).with_presentation_context(dimse_scu::VERIFICATION, syntaxes);
+    let peer = Peer { to, calling, called, options: options.association() };
+    let proposal =
+        proposal(peer).with_presentation_context(dimse_scu::VERIFICATION, vec![dimse_scu::EXPLICIT_LE, dimse_scu::IMPLICIT_LE]);
     let failed = |reason: String| StoreError::Association { to: to.to_owned(), reason };
-    let mut association = establish(peer, proposal).await.map_err(|broken| match broken {
+    let mut association = Association::establish(peer, proposal).await.map_err(|broken| match broken {
         Broken::NoContextAccepted => failed("the peer does not take C-ECHO".to_owned()),
         Broken::Failed(reason) => failed(reason),
     })?;
-    let context_id = association.presentation_contexts().first().map_or(1, |context| context.id);
-    let outcome = async {
-        send_command(&mut association, context_id, dimse_scu::echo_request(1)).await?;
-        receive_response(&mut association, 1, false).await
-    }
-    .await;
-    match outcome {
-        Ok(Response { status: 0, .. }) => {
-            // The answer is there; a peer that fumbles the release is alive all the same.
-            let _ = association.release().await;
+    match association.echo(1).await {
+        Ok(0) => {
+            association.release().await;
             Ok(())
         }
-        Ok(Response { status, .. }) => {
-            let _ = association.release().await;
+        Ok(status) => {
+            association.release().await;
             Err(StoreError::Protocol { to: to.to_owned(), reason: format!("C-ECHO was answered with status 0x{status:04X}") })
         }
         Err(reason) => {
-            let _ = association.abort().await;
+            association.abort().await;
             Err(StoreError::Protocol { to: to.to_owned(), reason })
         }
     }
@@ -249,39 +229,12 @@ fn into_batches(batches: &mut Vec<(Vec<Context>, Vec<Part10>)>, file: Part10) {
     }
 }
 
-fn base_options(peer: Peer<'_>) -> ClientAssociationOptions<'static> {
-    ClientAssociationOptions::new()
-        .calling_ae_title(peer.calling.as_str().to_owned())
-        .called_ae_title(peer.called.as_str().to_owned())
-        .max_pdu_length(peer.options.pdu_length_max)
-        .strict(true)
-        .connection_timeout(peer.options.connect_timeout)
-        .read_timeout(peer.options.response_timeout)
-        .write_timeout(peer.options.response_timeout)
-}
-
-async fn establish(peer: Peer<'_>, proposal: ClientAssociationOptions<'_>) -> Result<Association, Broken> {
-    use dicom_ul::association::Error;
-    proposal.establish_async(peer.to).await.map_err(|error| match error {
-        Error::NoAcceptedPresentationContexts { .. } => Broken::NoContextAccepted,
-        Error::Rejected { association_rj, .. } => Broken::Failed(format!(
-            "rejected, {} (we called {:?} as {:?}; check both AE titles and our address on the peer)",
-            association_rj.source,
-            peer.called.as_str(),
-            peer.calling.as_str()
-        )),
-        Error::Connect { source, .. } | Error::ToAddress { source, .. } => Broken::Failed(format!("no connection: {source}")),
-        Error::Timeout { .. } => Broken::Failed("no answer in time".to_owned()),
-        other => Broken::Failed(other.to_string()),
-    })
-}
-
 async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], report: &mut SendReport) -> Result<(), String> {
-    let mut proposal = base_options(peer);
+    let mut proposal = proposal(peer);
     for (sop_class, transfer_syntax) in contexts {
         proposal = proposal.with_presentation_context(sop_class.as_str().to_owned(), vec![transfer_syntax.as_str().to_owned()]);
     }
-    let mut association = match establish(peer, proposal).await {
+    let mut association = match Association::establish(peer, proposal).await {
         Ok(association) => association,
         Err(Broken::NoContextAccepted) => {
             report.files.extend(files.iter().map(not_accepted));
@@ -289,18 +242,10 @@ async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], repo
         }
         Err(Broken::Failed(reason)) => return Err(reason),
     };
-    let accepted: BTreeMap<(String, String), u8> = association
-        .presentation_contexts()
-        .iter()
-        .map(|context| {
-            let syntax = context.transfer_syntax.trim_end_matches(['\0', ' ']).to_owned();
-            ((context.abstract_syntax.clone(), syntax), context.id)
-        })
-        .collect();
     let mut message_id = 0_u16;
     for (idx, file) in files.iter().enumerate() {
-        let wanted = (file.sop_class_uid.as_str().to_owned(), file.transfer_syntax_uid.as_str().to_owned());
-        let Some(&context_id) = accepted.get(&wanted) else {
+        let context_id = association.context_of(file.sop_class_uid.as_str(), Some(file.transfer_syntax_uid.as_str()));
+        let Some(context_id) = context_id else {
             report.files.push(not_accepted(file));
             continue;
         };
@@ -309,14 +254,14 @@ async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], repo
             Ok(response) => report.files.push(report_of(file, response)),
             Err(FileFailure::BeforeSending(reason)) => report.files.push(not_sent(file, &reason)),
             Err(FileFailure::Association(reason)) => {
-                let _ = association.abort().await;
+                association.abort().await;
                 mark_rest(report, files, idx, &reason);
                 return Ok(());
             }
         }
     }
     // Every file has its answer; a peer that fumbles the release changes none of them.
-    let _ = association.release().await;
+    association.release().await;
     Ok(())
 }
 
@@ -335,9 +280,8 @@ async fn send_file(
 ) -> Result<Response, FileFailure> {
     let mut source = open_data_set(&file.path, file.data_set_at).await.map_err(FileFailure::BeforeSending)?;
     let command = dimse_scu::store_request(message_id, file.sop_class_uid.as_str(), file.sop_instance_uid.as_str());
-    send_command(association, context_id, command).await.map_err(FileFailure::Association)?;
-    let fragment = association.acceptor_max_pdu_length().saturating_sub(PDV_HEADER_BYTES).clamp(1024, FRAGMENT_BYTES_MAX);
-    let fragment = u64::from(fragment);
+    association.send_command(context_id, command).await.map_err(FileFailure::Association)?;
+    let fragment = u64::from(association.fragment_bytes_max());
     let mut left = file.n_bytes.saturating_sub(file.data_set_at);
     while left > 0 {
         let take = left.min(fragment);
@@ -345,50 +289,16 @@ async fn send_file(
         let read = source.read_exact(&mut data).await;
         read.map_err(|error| FileFailure::Association(format!("{}: changed while it was sent: {error}", file.path.display())))?;
         left -= take;
-        let value =
-            PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Data, is_last: left == 0, data };
-        let sent = association.send(&Pdu::PData { data: vec![value] }).await;
-        sent.map_err(|error| FileFailure::Association(format!("sending failed: {error}")))?;
+        association.send_data(context_id, left == 0, data).await.map_err(FileFailure::Association)?;
     }
-    receive_response(association, message_id, true).await.map_err(FileFailure::Association)
+    let answer = association.receive(message_id, Request::Store, DataSet::Refuse).await;
+    answer.map(|Message { response, .. }| response).map_err(FileFailure::Association)
 }
 
 async fn open_data_set(path: &Path, at: u64) -> Result<tokio::fs::File, String> {
     let mut source = tokio::fs::File::open(path).await.map_err(|error| format!("cannot be opened: {error}"))?;
     source.seek(std::io::SeekFrom::Start(at)).await.map_err(|error| format!("cannot be read: {error}"))?;
     Ok(source)
-}
-
-async fn send_command(association: &mut Association, context_id: u8, data: Vec<u8>) -> Result<(), String> {
-    let value = PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Command, is_last: true, data };
-    association.send(&Pdu::PData { data: vec![value] }).await.map_err(|error| format!("sending failed: {error}"))
-}
-
-async fn receive_response(association: &mut Association, message_id: u16, is_store: bool) -> Result<Response, String> {
-    let mut command = Vec::new();
-    loop {
-        match association.receive().await {
-            Ok(Pdu::PData { data }) => {
-                for value in data {
-                    if value.value_type != PDataValueType::Command {
-                        return Err("the response carries a data set".to_owned());
-                    }
-                    command.extend_from_slice(&value.data);
-                    if command.len() > dimse_scu::COMMAND_BYTES_MAX {
-                        return Err("the response is longer than 64 KiB".to_owned());
-                    }
-                    if value.is_last {
-                        return dimse_scu::parse_response(&command, message_id, is_store);
-                    }
-                }
-            }
-            Ok(Pdu::AbortRQ { .. }) => return Err("the peer aborted the association".to_owned()),
-            Ok(Pdu::ReleaseRQ) => return Err("the peer asked for release before it answered".to_owned()),
-            Ok(other) => return Err(format!("unexpected {}", other.short_description())),
-            Err(dicom_ul::association::Error::Timeout { .. }) => return Err("no answer in time".to_owned()),
-            Err(error) => return Err(format!("no answer: {error}")),
-        }
-    }
 }
 
 fn report_of(file: &Part10, response: Response) -> FileReport {
