@@ -27,6 +27,8 @@ pub enum DeviceCondition {
     LampFailing,
     /// An NPU is to be used and is not; studies are read by the processor.
     NpuLost,
+    /// Missing series cannot be fetched: the PACS does not answer, or does not send to this box.
+    PacsUnreachable,
 }
 
 impl DeviceCondition {
@@ -46,6 +48,7 @@ impl DeviceCondition {
             Self::ReceiverDown => "receiver-down",
             Self::LampFailing => "lamp-failing",
             Self::NpuLost => "npu-lost",
+            Self::PacsUnreachable => "pacs-unreachable",
         }
     }
 
@@ -66,6 +69,9 @@ impl DeviceCondition {
             Self::LampFailing => "The lamps cannot be driven: check the board profile.",
             Self::NpuLost => {
                 "The NPU is not in use and the processor reads the studies: check its driver and libraries, or set infer.engine = \"cpu\"."
+            }
+            Self::PacsUnreachable => {
+                "Missing series cannot be fetched: check [pacs], the network, and this box's entry in the PACS; studies are read as they come."
             }
         }
     }

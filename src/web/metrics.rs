@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const LAMPS: [Lamp; 8] =
     [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
 const DEVICE_STATES: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Degraded, DeviceState::Fault];
-const CONDITIONS: [DeviceCondition; 12] = [
+const CONDITIONS: [DeviceCondition; 13] = [
     DeviceCondition::DiskNearlyFull,
     DeviceCondition::DiskFull,
     DeviceCondition::StorageFailing,
@@ -27,8 +27,9 @@ const CONDITIONS: [DeviceCondition; 12] = [
     DeviceCondition::ReceiverDown,
     DeviceCondition::LampFailing,
     DeviceCondition::NpuLost,
+    DeviceCondition::PacsUnreachable,
 ];
-const STAGES: [Stage; 4] = [Stage::Receiving, Stage::Waiting, Stage::Preparing, Stage::Inferring];
+const STAGES: [Stage; 5] = [Stage::Receiving, Stage::Fetching, Stage::Waiting, Stage::Preparing, Stage::Inferring];
 
 /// The page for Prometheus.
 pub(super) async fn metrics(State(state): State<WebState>) -> Response {
