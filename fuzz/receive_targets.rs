@@ -158,7 +158,7 @@ pub fn negotiate(data: &[u8]) {
     };
     for options in [strict, open] {
         let proposed = request.presentation_contexts.clone();
-        match decide(request.clone(), [127, 0, 0, 1].into(), &options) {
+        match decide(request.clone(), std::net::IpAddr::from([127, 0, 0, 1]), &options) {
             Ok(accepted) => {
                 let results = &accepted.reply.presentation_contexts;
                 assert_eq!(results.len(), proposed.len(), "every proposed context is answered");

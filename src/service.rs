@@ -10,12 +10,16 @@
 //! | conductor -> pipeline | 1 study in work, `infer.queue_max` waiting | new instances are refused with 0xA700 until one is done |
 //! | pipeline -> conductor | 4 verdicts | the pipeline waits |
 //! | web -> conductor | 32 commands | the page answers 503 |
+//! | conductor -> PACS worker | 1 order | the next one waits in the keeper, where 16 studies may; a further one is not asked for |
+//! | PACS worker -> conductor | 1 report | the worker waits |
+//! | conductor, for the PACS | 16 closed studies held, each `pacs.wait_s` at most | a further one goes on as it is |
 //! | conductor -> lamp | 8 lamp states | the newest is offered again at the next tick |
 
 mod appliance;
 pub mod budget;
 mod conductor;
 pub mod events;
+mod fetch;
 pub mod folder;
 pub mod npu;
 pub mod pipeline;

@@ -360,3 +360,34 @@ fn page_says_what_is_open_although_there_is_tls() {
     assert!(keys(&format!("[dicom]\nplain = false\nlisten = \"0.0.0.0:104\"\n{known}")).is_empty(), "plain switched off");
     assert_eq!(keys("[dicom]\nassociations_max = 8\nassociations_per_peer_max = 8"), ["dicom.associations_per_peer_max"]);
 }
+
+#[test]
+fn a_pacs_is_asked_only_where_the_file_names_one() {
+    assert_eq!(Config::parse("[dicom]").expect("in order").pacs, None);
+    let (line, key, message) = one_fault("[pacs]\naddress = \"10.1.2.3:104\"");
+    assert_eq!((line, key.as_str()), (1, "pacs.ae_title"), "{message}");
+    let (_, key, _) = one_fault("[pacs]\nae_title = \"PACS\"\naddress = \"10.1.2.3\"");
+    assert_eq!(key, "pacs.address");
+    let (_, key, _) = one_fault("[pacs]\nae_title = \"PACS\"\naddress = \"10.1.2.3:104\"\nwait_s = 0");
+    assert_eq!(key, "pacs.wait_s");
+    let (_, key, _) = one_fault("[pacs]\nae_title = \"PACS\"\naddress = \"10.1.2.3:104\"\nfetch_priors = true");
+    assert_eq!(key, "pacs.fetch_priors", "nothing reads priors, so there is no switch for them");
+    let text =
+        "[pacs]\nae_title = \"PACS\"\naddress = \"pacs.example:104\"\ncalling_ae_title = \"BOX\"\ntimeout_s = 5\nwait_s = 7\n";
+    let config = Config::parse(text).expect("in order");
+    let pacs = config.pacs.as_ref().expect("named");
+    assert!(pacs.fetch_missing_series);
+    assert_eq!((pacs.timeout_s, pacs.wait_s, pacs.address.as_str()), (5, 7, "pacs.example:104"));
+    assert_eq!(Config::parse(&config.to_toml()).expect("as written"), config);
+    assert!(config.addresses().iter().any(|(address, purpose)| address == "calls pacs.example:104" && purpose.contains("PACS")));
+}
+
+#[test]
+fn what_keeps_a_pacs_from_sending_is_said_on_the_page() {
+    let text = "[dicom]\ncalling_ae_titles = [\"MR1\"]\n[pacs]\nae_title = \"PACS\"\naddress = \"10.1.2.3:104\"\n";
+    let notices = Config::parse(text).expect("in order").notices();
+    let keys: Vec<&str> = notices.iter().map(|notice| notice.key.as_str()).collect();
+    assert_eq!(keys, ["pacs.address", "dicom.listen", "dicom.calling_ae_titles"]);
+    let near = "[pacs]\nae_title = \"PACS\"\naddress = \"127.0.0.1:104\"\n";
+    assert!(Config::parse(near).expect("in order").notices().is_empty());
+}

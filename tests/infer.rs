@@ -43,7 +43,7 @@ fn the_installed_model_answers_as_onnx_runtime_to_the_last_bit() {
     let mut engine = TractEngine::new(&package, options(2)).expect("loads");
     engine.self_test(&package).expect("bit-equal");
     let (total, layers) = engine.bench(&package, 1).expect("runs");
-    assert!(layers.len() > 15 && total >= layers.iter().map(|layer| layer.median).sum());
+    assert!(layers.len() > 15 && total >= layers.iter().map(|layer| layer.median).sum::<std::time::Duration>());
 }
 
 /// A copy of the tiny package with one file changed.

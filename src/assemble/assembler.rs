@@ -36,6 +36,7 @@ use super::role::classify_study;
 mod completeness;
 
 use completeness::Completeness;
+pub use completeness::missing_required;
 
 /// Open associations that are followed; receive admits fewer. Of further ones only the clocks close a study.
 pub const ASSOCIATIONS_MAX: usize = 4096;

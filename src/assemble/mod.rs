@@ -5,5 +5,5 @@
 pub mod assembler;
 pub mod role;
 
-pub use assembler::{AssembleAction, AssembleEvent, AssembleNote, AssembleOptions, Assembler};
-pub use role::{classify, classify_study};
+pub use assembler::{AssembleAction, AssembleEvent, AssembleNote, AssembleOptions, Assembler, missing_required};
+pub use role::{classify, classify_study, says_after_contrast};

@@ -54,6 +54,12 @@ pub fn classify(instances: &[Arc<StoredInstance>]) -> (Role, Vec<String>) {
     (assessment.role, assessment.evidence)
 }
 
+/// Whether a series description names contrast: a hint which series to look at first, no evidence.
+#[must_use]
+pub fn says_after_contrast(description: &str) -> bool {
+    contrast::hint(std::iter::once(description)) == Hint::After
+}
+
 /// The roles of all series of a study, one answer per series in the order given.
 ///
 /// Beyond [`classify`], a T1 series without an agent tag becomes [`Role::T1Post`] when its description names contrast and the study agrees:

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
 pub use access::{PeerConfig, TlsConfig};
-pub use values::{EngineChoice, LogLevel, PeerRange, WebhookUrl};
+pub use values::{EngineChoice, HostPort, LogLevel, PeerRange, WebhookUrl};
 
 /// Longest configuration file, bytes: a real one has a few thousand.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -114,6 +114,8 @@ pub struct Config {
     pub web: WebConfig,
     /// `[alerts]`: who is told.
     pub alerts: AlertsConfig,
+    /// `[pacs]`: where missing series are fetched from; `None`: nowhere.
+    pub pacs: Option<PacsConfig>,
     /// `[log]`: how much is written.
     pub log: LogConfig,
 }
@@ -259,6 +261,23 @@ pub struct WebhookConfig {
     pub include_accession_number: bool,
 }
 
+/// `[pacs]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PacsConfig {
+    /// The PACS's AE title.
+    pub ae_title: AeTitle,
+    /// Where it listens.
+    pub address: HostPort,
+    /// Our AE title when we ask; `None`: `dicom.ae_title`. Images are always sent to `dicom.ae_title`.
+    pub calling_ae_title: Option<AeTitle>,
+    /// Whether series that a closed study misses are fetched; otherwise the PACS is only watched.
+    pub fetch_missing_series: bool,
+    /// Longest silence of the PACS, seconds.
+    pub timeout_s: u64,
+    /// A study waits at most this long for what is fetched, seconds.
+    pub wait_s: u64,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LogConfig {
@@ -398,7 +417,28 @@ impl Config {
                 );
             }
         }
+        if let Some(pacs) = &self.pacs {
+            self.add_pacs_notices(pacs, &mut add);
+        }
         notices
+    }
+
+    fn add_pacs_notices(&self, pacs: &PacsConfig, add: &mut impl FnMut(&str, String)) {
+        let address = pacs.address.as_str();
+        if !pacs.address.is_loopback() {
+            add("pacs.address", format!("Questions to the PACS at {address} and its images travel in plain text."));
+            if self.dicom.listen.ip().is_loopback() {
+                let text = format!("The PACS at {address} cannot send to this box, which listens on {} only.", self.dicom.listen);
+                add("dicom.listen", text);
+            }
+        }
+        if !self.dicom.calling_ae_titles.is_empty() && !self.dicom.calling_ae_titles.contains(&pacs.ae_title) {
+            let text = format!(
+                "Images that the PACS sends as {} are refused unless it calls itself otherwise: add it to dicom.calling_ae_titles.",
+                pacs.ae_title
+            );
+            add("dicom.calling_ae_titles", text);
+        }
     }
 
     /// Every address that the box listens on or calls, with its purpose (DESIGN.md rule 10).
@@ -414,6 +454,9 @@ impl Config {
         list.push((format!("listens on {}", self.web.listen), "this page".to_owned()));
         for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
             list.push((format!("calls {}", webhook.url.authority()), format!("alerts, channel webhook:{idx}")));
+        }
+        if let Some(pacs) = &self.pacs {
+            list.push((format!("calls {}", pacs.address.as_str()), format!("the PACS {}, for missing series", pacs.ae_title)));
         }
         list
     }

@@ -8,8 +8,8 @@ use toml::de::DeTable;
 use super::access;
 use super::reader::{Faults, Section};
 use super::{
-    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, EngineChoice, InferConfig, LogConfig, LogLevel,
-    NpuConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, EngineChoice, HostPort, InferConfig, LogConfig,
+    LogLevel, NpuConfig, PacsConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
 };
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
@@ -43,8 +43,10 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
         board: board(&mut faults, &mut root),
         web: web(&mut faults, &mut root),
         alerts: alerts(&mut faults, &mut root),
+        pacs: root.is_set("pacs").then(|| pacs(&mut faults, &mut root)).flatten(),
         log: log(&mut faults, &mut root),
     };
+    root.know("pacs");
     let plain = Some(config.dicom.listen).filter(|_| config.dicom.plain).map(|address| (address, "dicom.listen"));
     let tls = config.dicom.tls.as_ref().map(|tls| (tls.listen, "dicom.tls.listen"));
     let taken = [plain, tls].into_iter().flatten().find(|(address, _)| *address == config.web.listen && address.port() != 0);
@@ -252,6 +254,21 @@ fn webhook(faults: &mut Faults<'_>, mut s: Section<'_, '_>) -> Option<WebhookCon
     let mut on = on.unwrap_or_else(|| vec![VerdictKind::Flagged, VerdictKind::Indeterminate, VerdictKind::NotFlagged]);
     on.dedup();
     Some(WebhookConfig { url: url?, secret_file: secret_file?, on, timeout_s, include_accession_number })
+}
+
+fn pacs(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> Option<PacsConfig> {
+    let mut section = root.section(faults, "pacs");
+    let s = &mut section;
+    let title = s.text(faults, "ae_title", ae_title);
+    s.missing(faults, "ae_title", "the AE title of the PACS");
+    let address = s.text(faults, "address", HostPort::try_new);
+    s.missing(faults, "address", "where the PACS listens, for example address = \"10.1.2.3:104\"");
+    let calling_ae_title = s.text(faults, "calling_ae_title", ae_title);
+    let fetch_missing_series = s.boolean(faults, "fetch_missing_series", true);
+    let timeout_s = s.integer(faults, "timeout_s", 60, 1, 600, "seconds");
+    let wait_s = s.integer(faults, "wait_s", 60, 1, 600, "seconds");
+    section.finish(faults);
+    Some(PacsConfig { ae_title: title?, address: address?, calling_ae_title, fetch_missing_series, timeout_s, wait_s })
 }
 
 fn log(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> LogConfig {

@@ -89,6 +89,15 @@ pub(super) fn to_toml(config: &Config) -> String {
         line(format!("secret_file = {}\non = {}", quoted(&webhook.secret_file.to_string_lossy()), list(&on)));
         line(format!("timeout_s = {}\ninclude_accession_number = {}", webhook.timeout_s, webhook.include_accession_number));
     }
+    if let Some(pacs) = &config.pacs {
+        line(format!("\n[pacs]\nae_title = {}", quoted(pacs.ae_title.as_str())));
+        line(format!("address = {}", quoted(pacs.address.as_str())));
+        if let Some(title) = &pacs.calling_ae_title {
+            line(format!("calling_ae_title = {}", quoted(title.as_str())));
+        }
+        line(format!("fetch_missing_series = {}", pacs.fetch_missing_series));
+        line(format!("timeout_s = {}\nwait_s = {}", pacs.timeout_s, pacs.wait_s));
+    }
     line(format!("\n[log]\nlevel = {}", quoted(config.log.level.as_str())));
     out
 }

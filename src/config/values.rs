@@ -1,4 +1,4 @@
-//! Values of the configuration that carry their own rules: text in -> `PeerRange`, `WebhookUrl`, `EngineChoice`, `LogLevel`, or what is wrong.
+//! Values of the configuration that carry their own rules: text in -> `PeerRange`, `WebhookUrl`, `HostPort`, `EngineChoice`, `LogLevel`, or what is wrong.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -184,6 +184,43 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), String> {
     Ok((host, port))
 }
 
+/// A host and a port that we call, such as `10.1.2.3:104`, `pacs.hospital.example:11112` or `[fd00::1]:104`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    text: String,
+    host: String,
+}
+
+impl HostPort {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong.
+    pub fn try_new(text: &str) -> Result<Self, String> {
+        if text.len() > 300 {
+            return Err("is longer than 300 characters".to_owned());
+        }
+        let (host, port) = split_port(text)?;
+        let number = port.filter(|port| port.bytes().all(|b| b.is_ascii_digit())).and_then(|port| port.parse::<u16>().ok());
+        if host.is_empty() || number.is_none_or(|number| number == 0) {
+            return Err(format!("{text:?} is no host with a port: write, for example, \"10.1.2.3:104\""));
+        }
+        Ok(Self { text: text.to_owned(), host: host.to_owned() })
+    }
+
+    /// Host and port as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it stays on this box.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
 /// Which engine runs the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -267,6 +304,17 @@ mod tests {
         assert!(PeerRange::try_new("10.1.2.3/33").is_err());
         assert!(PeerRange::try_new("10.1.2.3/+8").is_err());
         assert!(PeerRange::try_new("mr1.hospital").is_err());
+    }
+
+    #[test]
+    fn a_host_to_call_has_a_port() {
+        for bad in
+            ["10.1.2.3", "10.1.2.3:", ":104", "10.1.2.3:0", "10.1.2.3:99999", "10.1.2.3:+4", "a b:104", "http://pacs:104", "[::1"]
+        {
+            assert!(HostPort::try_new(bad).is_err(), "{bad} was accepted");
+        }
+        assert!(HostPort::try_new("[::1]:104").expect("IPv6").is_loopback());
+        assert!(!HostPort::try_new("pacs.hospital.example:11112").expect("a name").is_loopback());
     }
 
     #[test]

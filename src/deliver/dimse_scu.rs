@@ -1,21 +1,74 @@
-//! DIMSE messages of a service class user: C-ECHO and C-STORE requests -> bytes, response bytes -> status. Pure.
+//! DIMSE messages of a service class user: requests -> bytes, response bytes -> status and counts. Pure.
 //!
 //! Command sets are Implicit VR Little Endian whatever the transfer syntax (PS3.7 section 6.3.1); the elements are those of PS3.7
-//! sections 9.3.1 (C-STORE) and 9.3.5 (C-ECHO), annex E.
+//! sections 9.3.1 (C-STORE), 9.3.2 (C-FIND), 9.3.4 (C-MOVE) and 9.3.5 (C-ECHO), annex E. C-FIND and C-MOVE are written in
+//! `query_messages.rs`.
 
 /// Verification SOP Class (PS3.4 annex A).
 pub(super) const VERIFICATION: &str = "1.2.840.10008.1.1";
+/// Implicit VR Little Endian: the default transfer syntax, which every peer takes (PS3.5 section 10.1).
+pub(super) const IMPLICIT_LE: &str = "1.2.840.10008.1.2";
+/// Explicit VR Little Endian.
+pub(super) const EXPLICIT_LE: &str = "1.2.840.10008.1.2.1";
 /// Longest response command set that is read; a real one has about 150 bytes.
 pub(super) const COMMAND_BYTES_MAX: usize = 65_536;
 
-const C_STORE_RQ: u16 = 0x0001;
-const C_STORE_RSP: u16 = 0x8001;
-const C_ECHO_RQ: u16 = 0x0030;
-const C_ECHO_RSP: u16 = 0x8030;
 /// Command Data Set Type: no data set follows (PS3.7 annex E.1).
-const NO_DATA_SET: u16 = 0x0101;
+pub(super) const NO_DATA_SET: u16 = 0x0101;
 /// Command Data Set Type: a data set follows; any other value will do.
-const DATA_SET: u16 = 0x0001;
+pub(super) const DATA_SET: u16 = 0x0001;
+
+/// What was asked for: the Command Field (0000,0100) of its request (PS3.7 annex E.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// C-STORE.
+    Store,
+    /// C-FIND.
+    Find,
+    /// C-MOVE.
+    Move,
+    /// C-ECHO.
+    Echo,
+}
+
+impl Request {
+    /// Command Field of the request.
+    pub(super) const fn field(self) -> u16 {
+        match self {
+            Self::Store => 0x0001,
+            Self::Find => 0x0020,
+            Self::Move => 0x0021,
+            Self::Echo => 0x0030,
+        }
+    }
+
+    /// Command Field of its response.
+    pub(super) const fn response_field(self) -> u16 {
+        self.field() | 0x8000
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Store => "C-STORE",
+            Self::Find => "C-FIND",
+            Self::Move => "C-MOVE",
+            Self::Echo => "C-ECHO",
+        }
+    }
+}
+
+/// Sub-operations of a C-MOVE as its responses count them (0000,1020) to (0000,1023); a peer may leave any of them out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SubOperations {
+    /// Still to be done.
+    pub(super) n_remaining: Option<u16>,
+    /// Done.
+    pub(super) n_completed: Option<u16>,
+    /// Failed.
+    pub(super) n_failed: Option<u16>,
+    /// Done with a warning.
+    pub(super) n_warning: Option<u16>,
+}
 
 /// What a response says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +77,23 @@ pub(super) struct Response {
     pub(super) status: u16,
     /// Error Comment (0000,0902) without control characters, at most 64 characters.
     pub(super) comment: Option<String>,
+    /// Whether a data set follows (0000,0800).
+    pub(super) has_data_set: bool,
+    /// Sub-operations of a C-MOVE.
+    pub(super) sub_operations: SubOperations,
 }
 
-fn element(out: &mut Vec<u8>, number: u16, value: &[u8]) {
+/// Appends an element of group 0000.
+pub(super) fn element(out: &mut Vec<u8>, number: u16, value: &[u8]) {
     out.extend_from_slice(&0x0000_u16.to_le_bytes());
     out.extend_from_slice(&number.to_le_bytes());
-    // Values here are two bytes or a UID of at most 64 characters.
+    // Values here are two bytes, an AE title or a UID of at most 64 characters.
     out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
     out.extend_from_slice(value);
 }
 
-fn uid(out: &mut Vec<u8>, number: u16, text: &str) {
+/// Appends a UID of group 0000.
+pub(super) fn uid(out: &mut Vec<u8>, number: u16, text: &str) {
     let mut value = text.as_bytes().to_vec();
     if value.len() % 2 == 1 {
         value.push(0); // PS3.5 section 6.2: UI is padded with NUL
@@ -42,7 +101,8 @@ fn uid(out: &mut Vec<u8>, number: u16, text: &str) {
     element(out, number, &value);
 }
 
-fn with_group_length(elements: &[u8]) -> Vec<u8> {
+/// The command set with its group length (0000,0000) before it.
+pub(super) fn with_group_length(elements: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(elements.len() + 12);
     element(&mut out, 0x0000, &u32::try_from(elements.len()).unwrap_or(0).to_le_bytes());
     out.extend_from_slice(elements);
@@ -53,7 +113,7 @@ fn with_group_length(elements: &[u8]) -> Vec<u8> {
 pub(super) fn echo_request(message_id: u16) -> Vec<u8> {
     let mut out = Vec::new();
     uid(&mut out, 0x0002, VERIFICATION);
-    element(&mut out, 0x0100, &C_ECHO_RQ.to_le_bytes());
+    element(&mut out, 0x0100, &Request::Echo.field().to_le_bytes());
     element(&mut out, 0x0110, &message_id.to_le_bytes());
     element(&mut out, 0x0800, &NO_DATA_SET.to_le_bytes());
     with_group_length(&out)
@@ -63,7 +123,7 @@ pub(super) fn echo_request(message_id: u16) -> Vec<u8> {
 pub(super) fn store_request(message_id: u16, sop_class_uid: &str, sop_instance_uid: &str) -> Vec<u8> {
     let mut out = Vec::new();
     uid(&mut out, 0x0002, sop_class_uid);
-    element(&mut out, 0x0100, &C_STORE_RQ.to_le_bytes());
+    element(&mut out, 0x0100, &Request::Store.field().to_le_bytes());
     element(&mut out, 0x0110, &message_id.to_le_bytes());
     element(&mut out, 0x0700, &0_u16.to_le_bytes());
     element(&mut out, 0x0800, &DATA_SET.to_le_bytes());
@@ -71,12 +131,13 @@ pub(super) fn store_request(message_id: u16, sop_class_uid: &str, sop_instance_u
     with_group_length(&out)
 }
 
-/// Reads the response to a C-STORE (`is_store`) or C-ECHO request with that message id.
+/// Reads the response to a `request` with that message id.
 ///
 /// # Errors
 /// A sentence about what is wrong with it.
-pub(super) fn parse_response(bytes: &[u8], message_id: u16, is_store: bool) -> Result<Response, String> {
-    let (mut field, mut answered, mut status, mut comment) = (None, None, None, None);
+pub(super) fn parse_response(bytes: &[u8], message_id: u16, request: Request) -> Result<Response, String> {
+    let (mut field, mut answered, mut status, mut comment, mut data_set_type) = (None, None, None, None, None);
+    let mut sub_operations = SubOperations::default();
     let mut rest = bytes;
     while !rest.is_empty() {
         let (Some(header), Some(after)) = (rest.get(..8), rest.get(8..)) else {
@@ -95,21 +156,26 @@ pub(super) fn parse_response(bytes: &[u8], message_id: u16, is_store: bool) -> R
         match number {
             0x0100 => field = number16,
             0x0120 => answered = number16,
+            0x0800 => data_set_type = number16,
             0x0900 => status = number16,
             0x0902 => comment = Some(printable(value)),
+            0x1020 => sub_operations.n_remaining = number16,
+            0x1021 => sub_operations.n_completed = number16,
+            0x1022 => sub_operations.n_failed = number16,
+            0x1023 => sub_operations.n_warning = number16,
             _ => {}
         }
         rest = next;
     }
-    let wanted = if is_store { C_STORE_RSP } else { C_ECHO_RSP };
-    if field != Some(wanted) {
-        return Err(format!("the answer is no {} response", if is_store { "C-STORE" } else { "C-ECHO" }));
+    if field != Some(request.response_field()) {
+        return Err(format!("the answer is no {} response", request.name()));
     }
     if answered != Some(message_id) {
         return Err(format!("the response answers message {answered:?}, not {message_id}"));
     }
     let status = status.ok_or_else(|| "the response has no status".to_owned())?;
-    Ok(Response { status, comment: comment.filter(|text| !text.is_empty()) })
+    let has_data_set = data_set_type.is_some_and(|kind| kind != NO_DATA_SET);
+    Ok(Response { status, comment: comment.filter(|text| !text.is_empty()), has_data_set, sub_operations })
 }
 
 fn printable(value: &[u8]) -> String {
@@ -143,10 +209,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn response(field: u16, message_id: u16, status: u16, comment: &str) -> Vec<u8> {
+    fn response(request: Request, message_id: u16, status: u16, comment: &str) -> Vec<u8> {
         let mut out = Vec::new();
         uid(&mut out, 0x0002, VERIFICATION);
-        element(&mut out, 0x0100, &field.to_le_bytes());
+        element(&mut out, 0x0100, &request.response_field().to_le_bytes());
         element(&mut out, 0x0120, &message_id.to_le_bytes());
         element(&mut out, 0x0800, &NO_DATA_SET.to_le_bytes());
         element(&mut out, 0x0900, &status.to_le_bytes());
@@ -164,25 +230,25 @@ mod tests {
 
     #[test]
     fn a_response_to_another_message_is_no_answer() {
-        let bytes = response(C_STORE_RSP, 7, 0xA700, "disk\u{7} full ");
-        let parsed = parse_response(&bytes, 7, true).expect("well formed");
-        assert_eq!(parsed, Response { status: 0xA700, comment: Some("disk full".to_owned()) });
-        assert!(parse_response(&bytes, 8, true).is_err());
-        assert!(parse_response(&bytes, 7, false).is_err());
-        assert!(parse_response(&bytes[..bytes.len() - 1], 7, true).is_err());
+        let bytes = response(Request::Store, 7, 0xA700, "disk\u{7} full ");
+        let parsed = parse_response(&bytes, 7, Request::Store).expect("well formed");
+        assert_eq!((parsed.status, parsed.comment.as_deref(), parsed.has_data_set), (0xA700, Some("disk full"), false));
+        assert!(parse_response(&bytes, 8, Request::Store).is_err());
+        assert!(parse_response(&bytes, 7, Request::Echo).is_err());
+        assert!(parse_response(&bytes[..bytes.len() - 1], 7, Request::Store).is_err());
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_response_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse_response(&bytes, 1, true);
+            let _ = parse_response(&bytes, 1, Request::Store);
         }
 
         #[test]
         fn a_response_with_one_bad_byte_is_read_or_refused(at in 0usize..90, value: u8) {
-            let mut bytes = response(C_STORE_RSP, 1, 0, "fine");
+            let mut bytes = response(Request::Store, 1, 0, "fine");
             if let Some(byte) = bytes.get_mut(at) { *byte = value; }
-            let _ = parse_response(&bytes, 1, true);
+            let _ = parse_response(&bytes, 1, Request::Store);
         }
     }
 }

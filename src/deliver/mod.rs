@@ -1,15 +1,21 @@
-//! Deliver: what leaves the box. Verdicts and notices in -> JSON, signed webhook calls and DICOM stores out, retried from the durable outbox.
+//! Deliver: what leaves the box. Verdicts and notices in -> JSON, signed webhook calls and DICOM stores out, retried from the durable outbox;
+//! questions to a PACS.
 
+mod association;
 mod dimse_scu;
 mod events;
 mod outbox;
 mod part10;
-mod scu_association;
+mod query_messages;
+pub mod query_scu;
 mod secure_scu;
 pub mod store_scu;
+mod transport;
 pub mod verdict_json;
 mod webhook;
 
+pub use association::AssociationOptions;
 pub use events::DeliverEvent;
 pub use outbox::{BACKOFF_MS_MAX, Channel, DeliverWaker, Deliverer, DeliveryFuture, DeliveryHealth, backoff_ms};
+pub use query_messages::{Availability, PacsSeries};
 pub use webhook::{DeliveryError, Secret, Webhook, WebhookError, install_crypto_provider};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::{
-    AbortRQSource, AssociationRQ, Pdu, PresentationContextProposed, PresentationContextResultReason, UserVariableItem, read_pdu,
-    write_pdu,
+    AbortRQSource, AssociationRQ, Pdu, PresentationContextProposed, PresentationContextResultReason, RequestorRoles,
+    UserVariableItem, read_pdu, write_pdu,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use super::transport::{Offer, Peer};
 
 /// A PEM file has a few KiB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -72,18 +74,6 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     read.map(|_| bytes).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
 }
 
-/// What is proposed, and the bounds.
-#[derive(Clone, Debug)]
-pub(super) struct Proposal {
-    pub(super) calling: String,
-    pub(super) called: String,
-    /// Abstract syntax and transfer syntaxes of each context; at most 128.
-    pub(super) contexts: Vec<(String, Vec<String>)>,
-    pub(super) pdu_length_max: u32,
-    pub(super) connect_timeout: Duration,
-    pub(super) response_timeout: Duration,
-}
-
 /// Why there is no association.
 #[derive(Debug)]
 pub(super) enum NotOpened {
@@ -99,11 +89,13 @@ pub(super) struct SecureAssociation {
     pdu_length_max: u32,
     peer_pdu_length_max: u32,
     contexts: Vec<(u8, String, String)>,
+    user_variables: Vec<UserVariableItem>,
 }
 
 impl SecureAssociation {
-    /// Connects to `to` (`HOST:PORT`), whose certificate must be for HOST, and proposes.
-    pub(super) async fn open(to: &str, tls: &TlsClient, proposal: &Proposal) -> Result<Self, NotOpened> {
+    /// Connects to the peer (`HOST:PORT`), whose certificate must be for HOST, and proposes.
+    pub(super) async fn open(peer: Peer<'_>, tls: &TlsClient, offer: &Offer) -> Result<Self, NotOpened> {
+        let to = peer.to;
         let host = to.rsplit_once(':').map_or(to, |(host, _)| host).trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| NotOpened::Failed(format!("{host:?} is no host name")))?;
         let connecting = async {
@@ -111,40 +103,46 @@ impl SecureAssociation {
             stream.set_nodelay(true).map_err(|error| format!("no connection: {error}"))?;
             TlsConnector::from(Arc::clone(&tls.0)).connect(name, stream).await.map_err(|error| format!("no TLS: {error}"))
         };
-        let stream = timeout(proposal.connect_timeout, connecting).await;
+        let stream = timeout(peer.options.connect_timeout, connecting).await;
         let stream = stream.map_err(|_| NotOpened::Failed("no connection in time".to_owned()))?.map_err(NotOpened::Failed)?;
         let mut association = Self {
             stream,
-            response_timeout: proposal.response_timeout,
-            pdu_length_max: proposal.pdu_length_max,
+            response_timeout: peer.options.response_timeout,
+            pdu_length_max: peer.options.pdu_length_max,
             peer_pdu_length_max: UNLIMITED,
             contexts: Vec::new(),
+            user_variables: Vec::new(),
         };
-        association.propose(proposal).await?;
+        association.propose(peer, offer).await?;
         Ok(association)
     }
 
-    async fn propose(&mut self, proposal: &Proposal) -> Result<(), NotOpened> {
+    async fn propose(&mut self, peer: Peer<'_>, offer: &Offer) -> Result<(), NotOpened> {
         let contexts: Vec<PresentationContextProposed> = (1..=u8::MAX)
             .step_by(2)
-            .zip(&proposal.contexts)
+            .zip(&offer.contexts)
             .map(|(id, (abstract_syntax, transfer_syntaxes))| PresentationContextProposed {
                 id,
                 abstract_syntax: abstract_syntax.clone(),
                 transfer_syntaxes: transfer_syntaxes.clone(),
             })
             .collect();
+        let mut user_variables = vec![
+            UserVariableItem::MaxLength(peer.options.pdu_length_max),
+            UserVariableItem::ImplementationClassUID(dicom_ul::IMPLEMENTATION_CLASS_UID.to_owned()),
+            UserVariableItem::ImplementationVersionName(dicom_ul::IMPLEMENTATION_VERSION_NAME.to_owned()),
+        ];
+        if let Some(class) = offer.provider_of {
+            let roles = RequestorRoles { scu: false, scp: true };
+            user_variables.push(UserVariableItem::ScuScpRoleSelectionSubItem(class.to_owned(), roles));
+        }
         let request = Pdu::AssociationRQ(AssociationRQ {
             protocol_version: 1,
-            calling_ae_title: proposal.calling.clone(),
-            called_ae_title: proposal.called.clone(),
+            calling_ae_title: peer.calling.as_str().to_owned(),
+            called_ae_title: peer.called.as_str().to_owned(),
             application_context_name: "1.2.840.10008.3.1.1.1".to_owned(),
             presentation_contexts: contexts.clone(),
-            user_variables: vec![
-                UserVariableItem::MaxLength(proposal.pdu_length_max),
-                UserVariableItem::ImplementationClassUID(dicom_ul::IMPLEMENTATION_CLASS_UID.to_owned()),
-                UserVariableItem::ImplementationVersionName(dicom_ul::IMPLEMENTATION_VERSION_NAME.to_owned()),
-            ],
+            user_variables,
         });
         self.send(&request).await.map_err(NotOpened::Failed)?;
         let accepted = match self.receive().await.map_err(NotOpened::Failed)? {
@@ -158,6 +156,7 @@ impl SecureAssociation {
                 self.peer_pdu_length_max = if *length == 0 { UNLIMITED } else { *length };
             }
         }
+        self.user_variables = accepted.user_variables;
         for result in
             accepted.presentation_contexts.into_iter().filter(|r| r.reason == PresentationContextResultReason::Acceptance)
         {
@@ -176,6 +175,11 @@ impl SecureAssociation {
     /// Accepted contexts: number, abstract syntax, transfer syntax.
     pub(super) fn contexts(&self) -> &[(u8, String, String)] {
         &self.contexts
+    }
+
+    /// What the peer said beside its contexts.
+    pub(super) fn user_variables(&self) -> &[UserVariableItem] {
+        &self.user_variables
     }
 
     /// Longest PDU that the peer takes, bytes after its header.

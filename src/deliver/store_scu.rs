@@ -3,25 +3,20 @@
 //! Each file is proposed in its own transfer syntax and streamed from disk as it lies there: nothing is decoded or converted, and no
 //! data set is held in memory. Serves `scanside send`, the demo and tests.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::dimse_scu::{self, Response};
+use super::association::{Association, AssociationOptions, DataSet, Message};
+use super::dimse_scu::{self, Request, Response};
 use super::part10::{self, Part10};
-use super::scu_association::{Association, Broken, Peer, establish};
 pub use super::secure_scu::TlsClient;
+use super::transport::{Broken, Offer, Peer};
 use crate::domain::{AeTitle, Uid};
 
 /// Presentation contexts of one association: odd identifiers from 1 to 255 (PS3.8 section 9.3.2.2).
 const CONTEXTS_MAX: usize = 128;
-/// Largest fragment that we send, whatever more the peer allows.
-const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;
-/// PDV header within a P-DATA-TF PDU: item length, context identifier, control header (PS3.8 section 9.3.5.1).
-const PDV_HEADER_BYTES: u32 = 6;
 
 /// Bounds of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +38,16 @@ impl Default for StoreOptions {
             response_timeout: Duration::from_secs(60),
             pdu_length_max: 65_536,
             files_max: 200_000,
+        }
+    }
+}
+
+impl StoreOptions {
+    fn association(&self) -> AssociationOptions {
+        AssociationOptions {
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            pdu_length_max: self.pdu_length_max,
         }
     }
 }
@@ -150,7 +155,7 @@ pub async fn send(
     called: &AeTitle,
     options: &StoreOptions,
 ) -> Result<SendReport, StoreError> {
-    send_to(paths, Peer { to, calling, called, options, tls: None }).await
+    send_to(paths, Peer { to, calling, called, options: options.association(), tls: None }, options.files_max).await
 }
 
 /// As [`send`], over TLS.
@@ -165,12 +170,11 @@ pub async fn send_over_tls(
     options: &StoreOptions,
     tls: &TlsClient,
 ) -> Result<SendReport, StoreError> {
-    send_to(paths, Peer { to, calling, called, options, tls: Some(tls) }).await
+    send_to(paths, Peer { to, calling, called, options: options.association(), tls: Some(tls) }, options.files_max).await
 }
 
-async fn send_to(paths: &[PathBuf], peer: Peer<'_>) -> Result<SendReport, StoreError> {
-    let options = peer.options;
-    let (paths, files_max) = (paths.to_vec(), options.files_max);
+async fn send_to(paths: &[PathBuf], peer: Peer<'_>, files_max: usize) -> Result<SendReport, StoreError> {
+    let paths = paths.to_vec();
     let scanned = tokio::task::spawn_blocking(move || scan(&paths, files_max)).await;
     let scanned = scanned.map_err(|error| StoreError::Files(format!("listing failed: {error}")))?.map_err(StoreError::Files)?;
     let mut report = SendReport::default();
@@ -198,26 +202,20 @@ async fn send_to(paths: &[PathBuf], peer: Peer<'_>) -> Result<SendReport, StoreE
 /// # Errors
 /// [`StoreError`] says why not.
 pub async fn echo(to: &str, calling: &AeTitle, called: &AeTitle, options: &StoreOptions) -> Result<(), StoreError> {
-    let peer = Peer { to, calling, called, options, tls: None };
-    let syntaxes = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"].map(ToOwned::to_owned).to_vec();
+    let peer = Peer { to, calling, called, options: options.association(), tls: None };
+    let syntaxes = [dimse_scu::EXPLICIT_LE, dimse_scu::IMPLICIT_LE].map(str::to_owned).to_vec();
+    let offer = Offer { contexts: vec![(dimse_scu::VERIFICATION.to_owned(), syntaxes)], provider_of: None };
     let failed = |reason: String| StoreError::Association { to: to.to_owned(), reason };
-    let mut association =
-        establish(peer, vec![(dimse_scu::VERIFICATION.to_owned(), syntaxes)]).await.map_err(|broken| match broken {
-            Broken::NoContextAccepted => failed("the peer does not take C-ECHO".to_owned()),
-            Broken::Failed(reason) => failed(reason),
-        })?;
-    let context_id = association.contexts().first().map_or(1, |(id, _, _)| *id);
-    let outcome = async {
-        send_command(&mut association, context_id, dimse_scu::echo_request(1)).await?;
-        receive_response(&mut association, 1, false).await
-    }
-    .await;
-    match outcome {
-        Ok(Response { status: 0, .. }) => {
+    let mut association = Association::establish(peer, offer).await.map_err(|broken| match broken {
+        Broken::NoContextAccepted => failed("the peer does not take C-ECHO".to_owned()),
+        Broken::Failed(reason) => failed(reason),
+    })?;
+    match association.echo(1).await {
+        Ok(0) => {
             association.release().await;
             Ok(())
         }
-        Ok(Response { status, .. }) => {
+        Ok(status) => {
             association.release().await;
             Err(StoreError::Protocol { to: to.to_owned(), reason: format!("C-ECHO was answered with status 0x{status:04X}") })
         }
@@ -253,7 +251,8 @@ fn into_batches(batches: &mut Vec<(Vec<Context>, Vec<Part10>)>, file: Part10) {
 
 async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], report: &mut SendReport) -> Result<(), String> {
     let proposed = contexts.iter().map(|(sop_class, syntax)| (sop_class.as_str().to_owned(), vec![syntax.as_str().to_owned()]));
-    let mut association = match establish(peer, proposed.collect()).await {
+    let offer = Offer { contexts: proposed.collect(), provider_of: None };
+    let mut association = match Association::establish(peer, offer).await {
         Ok(association) => association,
         Err(Broken::NoContextAccepted) => {
             report.files.extend(files.iter().map(not_accepted));
@@ -261,12 +260,10 @@ async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], repo
         }
         Err(Broken::Failed(reason)) => return Err(reason),
     };
-    let accepted: BTreeMap<(String, String), u8> =
-        association.contexts().into_iter().map(|(id, sop_class, syntax)| ((sop_class, syntax), id)).collect();
     let mut message_id = 0_u16;
     for (idx, file) in files.iter().enumerate() {
-        let wanted = (file.sop_class_uid.as_str().to_owned(), file.transfer_syntax_uid.as_str().to_owned());
-        let Some(&context_id) = accepted.get(&wanted) else {
+        let context_id = association.context_of(file.sop_class_uid.as_str(), Some(file.transfer_syntax_uid.as_str()));
+        let Some(context_id) = context_id else {
             report.files.push(not_accepted(file));
             continue;
         };
@@ -281,6 +278,7 @@ async fn send_batch(peer: Peer<'_>, contexts: &[Context], files: &[Part10], repo
             }
         }
     }
+    // Every file has its answer; a peer that fumbles the release changes none of them.
     association.release().await;
     Ok(())
 }
@@ -300,9 +298,8 @@ async fn send_file(
 ) -> Result<Response, FileFailure> {
     let mut source = open_data_set(&file.path, file.data_set_at).await.map_err(FileFailure::BeforeSending)?;
     let command = dimse_scu::store_request(message_id, file.sop_class_uid.as_str(), file.sop_instance_uid.as_str());
-    send_command(association, context_id, command).await.map_err(FileFailure::Association)?;
-    let fragment = association.peer_pdu_length_max().saturating_sub(PDV_HEADER_BYTES).clamp(1024, FRAGMENT_BYTES_MAX);
-    let fragment = u64::from(fragment);
+    association.send_command(context_id, command).await.map_err(FileFailure::Association)?;
+    let fragment = u64::from(association.fragment_bytes_max());
     let mut left = file.n_bytes.saturating_sub(file.data_set_at);
     while left > 0 {
         let take = left.min(fragment);
@@ -310,47 +307,16 @@ async fn send_file(
         let read = source.read_exact(&mut data).await;
         read.map_err(|error| FileFailure::Association(format!("{}: changed while it was sent: {error}", file.path.display())))?;
         left -= take;
-        let value =
-            PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Data, is_last: left == 0, data };
-        association.send(&Pdu::PData { data: vec![value] }).await.map_err(FileFailure::Association)?;
+        association.send_data(context_id, left == 0, data).await.map_err(FileFailure::Association)?;
     }
-    receive_response(association, message_id, true).await.map_err(FileFailure::Association)
+    let answer = association.receive(message_id, Request::Store, DataSet::Refuse).await;
+    answer.map(|Message { response, .. }| response).map_err(FileFailure::Association)
 }
 
 async fn open_data_set(path: &Path, at: u64) -> Result<tokio::fs::File, String> {
     let mut source = tokio::fs::File::open(path).await.map_err(|error| format!("cannot be opened: {error}"))?;
     source.seek(std::io::SeekFrom::Start(at)).await.map_err(|error| format!("cannot be read: {error}"))?;
     Ok(source)
-}
-
-async fn send_command(association: &mut Association, context_id: u8, data: Vec<u8>) -> Result<(), String> {
-    let value = PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Command, is_last: true, data };
-    association.send(&Pdu::PData { data: vec![value] }).await
-}
-
-async fn receive_response(association: &mut Association, message_id: u16, is_store: bool) -> Result<Response, String> {
-    let mut command = Vec::new();
-    loop {
-        match association.receive().await? {
-            Pdu::PData { data } => {
-                for value in data {
-                    if value.value_type != PDataValueType::Command {
-                        return Err("the response carries a data set".to_owned());
-                    }
-                    command.extend_from_slice(&value.data);
-                    if command.len() > dimse_scu::COMMAND_BYTES_MAX {
-                        return Err("the response is longer than 64 KiB".to_owned());
-                    }
-                    if value.is_last {
-                        return dimse_scu::parse_response(&command, message_id, is_store);
-                    }
-                }
-            }
-            Pdu::AbortRQ { .. } => return Err("the peer aborted the association".to_owned()),
-            Pdu::ReleaseRQ => return Err("the peer asked for release before it answered".to_owned()),
-            other => return Err(format!("unexpected {}", other.short_description())),
-        }
-    }
 }
 
 fn report_of(file: &Part10, response: Response) -> FileReport {

@@ -33,6 +33,8 @@ pub enum DeviceCondition {
     CertificateNotLoaded,
     /// The DICOM TLS listener has no certificate that peers can accept: none was loaded, or its time is over or has not begun.
     CertificateUnusable,
+    /// Missing series cannot be fetched: the PACS does not answer, or does not send to this box.
+    PacsUnreachable,
 }
 
 impl DeviceCondition {
@@ -55,6 +57,7 @@ impl DeviceCondition {
             Self::CertificateExpiring => "certificate-expiring",
             Self::CertificateNotLoaded => "certificate-not-loaded",
             Self::CertificateUnusable => "certificate-unusable",
+            Self::PacsUnreachable => "pacs-unreachable",
         }
     }
 
@@ -84,6 +87,9 @@ impl DeviceCondition {
             }
             Self::CertificateUnusable => {
                 "DICOM over TLS has no valid certificate, so peers cannot send: correct the files of dicom.tls, and check the box's clock."
+            }
+            Self::PacsUnreachable => {
+                "Missing series cannot be fetched: check [pacs], the network, and this box's entry in the PACS; studies are read as they come."
             }
         }
     }

@@ -18,7 +18,7 @@ use super::settings::Addresses;
 use super::sink::GatedSink;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, budget, monotonic_now, settings, speed, uptime, wall_now};
+use super::{ServiceError, ServiceOptions, budget, fetch, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
@@ -158,7 +158,10 @@ impl Service {
         let (waker, delivery) = (deliverer.waker(), deliverer.health());
         let delivering = tokio::spawn(deliverer.run(shutdown.clone()));
 
+        let (fetch, fetched) = fetch::start(&config, &roles, shutdown.clone());
+        let fetching = fetch.as_ref().map(fetch::FetchDesk::abort_handle);
         let mut conductor = Conductor {
+            fetch,
             assembler: Assembler::new(settings::assemble(&config, roles)),
             signaller: Signaller::new(SignalOptions::default()),
             lamp,
@@ -184,9 +187,10 @@ impl Service {
         conductor.reload_unacknowledged();
         conductor.replay();
         conductor.ready(&addresses.in_words());
-        conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, shutdown }).await;
+        conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, fetched, shutdown }).await;
         journal.record(&ServiceReport::ServiceStopped);
-        for task in [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle()] {
+        let tasks = [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle()];
+        for task in tasks.into_iter().chain(fetching) {
             let end = tokio::time::Instant::now() + STOP_WAIT;
             while !task.is_finished() && tokio::time::Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(20)).await;

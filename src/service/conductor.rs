@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::block_in_place;
 
+use super::fetch::{FetchDesk, FetchReport, Held};
 use super::folder::stored_instance;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
@@ -40,6 +41,7 @@ pub(super) struct Inlets {
     pub(super) assessed: mpsc::Receiver<(Study, Verdict)>,
     pub(super) board: mpsc::Receiver<BoardNotice>,
     pub(super) web: mpsc::Receiver<WebCommand>,
+    pub(super) fetched: mpsc::Receiver<FetchReport>,
     pub(super) shutdown: watch::Receiver<bool>,
 }
 
@@ -57,6 +59,8 @@ pub(super) struct Conductor {
     pub(super) backlog_max: usize,
     pub(super) in_work: Option<(Uid, u64, Monotonic)>,
     pub(super) overloaded: Arc<AtomicBool>,
+    /// `None` without a PACS in the configuration.
+    pub(super) fetch: Option<FetchDesk>,
     pub(super) webhooks: Vec<WebhookConfig>,
     pub(super) waker: DeliverWaker,
     pub(super) delivery: watch::Receiver<DeliveryHealth>,
@@ -88,10 +92,12 @@ impl Conductor {
                 Some((study, verdict)) = inlets.assessed.recv() => self.on_assessed(&study, verdict),
                 Some(notice) = inlets.board.recv() => self.on_board(notice),
                 Some(command) = inlets.web.recv() => self.on_web(command),
+                Some(report) = inlets.fetched.recv() => self.on_fetched(report),
                 _ = ticker.tick() => {
                     self.lamp.alive();
                     self.vitals.beat(monotonic_now());
                     self.on_assemble(AssembleEvent::Tick);
+                    self.on_fetch_tick();
                     if n_ticks.is_multiple_of(SLOW_TICKS) {
                         self.on_slow_tick();
                     }
@@ -101,7 +107,8 @@ impl Conductor {
             self.feed_pipeline();
             self.tell_work();
             let waiting: Vec<&Study> = self.backlog.iter().collect();
-            self.teller.tell(self.signaller.lamp(), self.n_associations, &waiting, self.in_work.as_ref());
+            let fetching: Vec<&Held> = self.fetch.iter().flat_map(FetchDesk::held).collect();
+            self.teller.tell(self.signaller.lamp(), self.n_associations, (&fetching, &waiting), self.in_work.as_ref());
         }
     }
 
@@ -157,6 +164,7 @@ impl Conductor {
                 AssembleAction::StudyReopened { study_instance_uid } => {
                     // The verdict that is on its way will be superseded; a waiting close is replaced by the next one.
                     self.backlog.retain(|study| study.study_instance_uid() != &study_instance_uid);
+                    self.on_fetch_reopened(&study_instance_uid);
                 }
                 AssembleAction::Noted(note) => self.journal.record(&super::events::AssembleReport(note)),
             }
@@ -171,8 +179,18 @@ impl Conductor {
         };
         let _ = self.events.send(event);
         self.backlog.retain(|waiting| waiting.study_instance_uid() != study.study_instance_uid());
+        self.fetch_or_forward(study);
+    }
+
+    /// A closed study waits for the pipeline.
+    pub(super) fn to_backlog(&mut self, study: Study) {
         self.backlog.push_back(study);
         self.overloaded.store(self.backlog.len() >= self.backlog_max, Ordering::Relaxed);
+    }
+
+    /// Whether new instances are refused because too many studies wait.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.overloaded.load(Ordering::Relaxed)
     }
 
     /// Hands the next study to the pipeline when it is free.
@@ -347,9 +365,10 @@ impl Conductor {
         }
     }
 
-    /// Work shows as a pulse: an open association, a study in the pipeline, or one that waits for it.
+    /// Work shows as a pulse: an open association, a study in the pipeline, or one that waits for it or for the PACS.
     fn tell_work(&mut self) {
-        let working = self.n_associations > 0 || self.in_work.is_some() || !self.backlog.is_empty();
+        let holds = self.fetch.as_ref().is_some_and(|desk| desk.held().next().is_some());
+        let working = self.n_associations > 0 || self.in_work.is_some() || !self.backlog.is_empty() || holds;
         if working != self.is_working {
             self.is_working = working;
             self.on_signal(if working { SignalEvent::WorkStarted } else { SignalEvent::WorkEnded });

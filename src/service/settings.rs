@@ -127,6 +127,7 @@ pub(super) fn fixed_status(
     addresses.push(named("web page", format!("http://{}/", bound.web)));
     addresses
         .extend(config.alerts.webhook.iter().enumerate().map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
+    addresses.extend(config.pacs.iter().map(|pacs| named("PACS", format!("{} at {}", pacs.ae_title, pacs.address.as_str()))));
     StatusSnapshot {
         ae_title: config.dicom.ae_title.to_string(),
         board: format!("{}: {}", profile.name, profile.description),

@@ -2,6 +2,7 @@
 
 use tokio::sync::watch;
 
+use super::fetch::Held;
 use super::vitals::Vitals;
 use super::{monotonic_now, wall_now};
 use crate::board::LampView;
@@ -76,7 +77,13 @@ impl StatusTeller {
     }
 
     /// Work in progress and the lamp; publishes the snapshot if it differs from the last one.
-    pub(super) fn tell(&mut self, lamp: Lamp, n_associations: u64, waiting: &[&Study], in_work: Option<&(Uid, u64, Monotonic)>) {
+    pub(super) fn tell(
+        &mut self,
+        lamp: Lamp,
+        n_associations: u64,
+        (fetching, waiting): (&[&Held], &[&Study]),
+        in_work: Option<&(Uid, u64, Monotonic)>,
+    ) {
         let s = &mut self.snapshot;
         (s.lamp, s.n_associations) = (lamp, n_associations);
         s.n_waiting_for_inference = waiting.len() as u64;
@@ -84,6 +91,10 @@ impl StatusTeller {
         s.work = in_work
             .iter()
             .map(|(uid, n, since)| item(uid, *n, Stage::Inferring, now.since_ms(*since)))
+            .chain(fetching.iter().map(|held| {
+                let (uid, n_instances) = (held.study.study_instance_uid(), held.study.n_instances() as u64);
+                item(uid, n_instances, Stage::Fetching, now.since_ms(held.since))
+            }))
             .chain(waiting.iter().take(20).map(|study| {
                 item(
                     study.study_instance_uid(),

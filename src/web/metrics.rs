@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const LAMPS: [Lamp; 8] =
     [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
 const DEVICE_STATES: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Degraded, DeviceState::Fault];
-const CONDITIONS: [DeviceCondition; 15] = [
+const CONDITIONS: [DeviceCondition; 16] = [
     DeviceCondition::DiskNearlyFull,
     DeviceCondition::DiskFull,
     DeviceCondition::StorageFailing,
@@ -30,8 +30,9 @@ const CONDITIONS: [DeviceCondition; 15] = [
     DeviceCondition::CertificateExpiring,
     DeviceCondition::CertificateNotLoaded,
     DeviceCondition::CertificateUnusable,
+    DeviceCondition::PacsUnreachable,
 ];
-const STAGES: [Stage; 4] = [Stage::Receiving, Stage::Waiting, Stage::Preparing, Stage::Inferring];
+const STAGES: [Stage; 5] = [Stage::Receiving, Stage::Fetching, Stage::Waiting, Stage::Preparing, Stage::Inferring];
 
 /// The page for Prometheus.
 pub(super) async fn metrics(State(state): State<WebState>) -> Response {

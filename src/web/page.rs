@@ -225,7 +225,7 @@ fn work(status: &StatusSnapshot) -> Markup {
                 }
                 @for item in &status.work {
                     li {
-                        span.tag { (item.stage.as_str()) } " "
+                        span.tag { (item.stage.in_words()) } " "
                         a href={ "/studies/" (item.study_instance_uid) } { (short_uid(item.study_instance_uid.as_str())) }
                         " " (item.n_instances) " images, for " (milliseconds(item.since_ms))
                     }

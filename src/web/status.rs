@@ -74,6 +74,8 @@ pub enum Stage {
     /// Images still arrive, or may.
     #[default]
     Receiving,
+    /// Closed, waits for series that the PACS sends.
+    Fetching,
     /// Closed, waits for its turn.
     Waiting,
     /// Decoded, resampled, normalised.
@@ -88,9 +90,19 @@ impl Stage {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Receiving => "receiving",
+            Self::Fetching => "fetching",
             Self::Waiting => "waiting",
             Self::Preparing => "preparing",
             Self::Inferring => "inferring",
+        }
+    }
+
+    /// As the page says it.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Fetching => "fetching from the PACS",
+            other => other.as_str(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::assemble::role::classify_study;
 use crate::domain::geometry::main_stack;
-use crate::domain::{InputChannel, OpenStudy, Role, StoredInstance};
+use crate::domain::{InputChannel, OpenStudy, Role, StoredInstance, Study};
 
 use super::AssembleOptions;
 
@@ -44,6 +44,13 @@ impl Completeness {
             Self::Missing
         }
     }
+}
+
+/// The roles that the model asks for and that no series of a closed study fills as a whole volume of at least `slices_min` slices.
+#[must_use]
+pub fn missing_required(study: &Study, roles: &[InputChannel], slices_min: usize) -> Vec<Role> {
+    let is_there = |role: Role| study.series().iter().any(|s| s.role == role && is_whole(&s.instances, slices_min));
+    roles.iter().filter(|channel| channel.required && !is_there(channel.role)).map(|channel| channel.role).collect()
 }
 
 /// Whether a series is one regular volume with as many images as it says it has.

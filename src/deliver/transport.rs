@@ -1,36 +1,53 @@
-//! An association of a service class user, plain or over TLS: a peer and a proposal in -> PDUs out and in, or a sentence, out.
+//! What carries an association that we open, plain or over TLS: a peer and an offer in -> PDUs out and in, or a sentence, out.
 
 use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::Pdu;
+use dicom_ul::pdu::{Pdu, UserVariableItem};
 use tokio::net::TcpStream;
 
-use super::secure_scu::{NotOpened, Proposal, SecureAssociation, TlsClient};
-use super::store_scu::StoreOptions;
+use super::association::AssociationOptions;
+use super::secure_scu::{NotOpened, SecureAssociation, TlsClient};
 use crate::domain::AeTitle;
 
 /// One peer and how we call each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer<'a> {
+    /// `host:port`.
     pub(super) to: &'a str,
+    /// Our AE title.
     pub(super) calling: &'a AeTitle,
+    /// The peer's.
     pub(super) called: &'a AeTitle,
-    pub(super) options: &'a StoreOptions,
+    /// Bounds.
+    pub(super) options: AssociationOptions,
+    /// Over TLS, and whom we trust.
     pub(super) tls: Option<&'a TlsClient>,
 }
 
-/// Why an association ended early, and whether the peer can be talked to at all.
+/// What an association proposes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Offer {
+    /// Abstract syntax and transfer syntaxes of each context; at most 128.
+    pub(super) contexts: Vec<(String, Vec<String>)>,
+    /// An abstract syntax of which we are the provider (SCP) although we open the association (PS3.7 section D.3.3.4).
+    pub(super) provider_of: Option<&'static str>,
+}
+
+/// Why there is no association, and whether the peer can be talked to at all.
+#[derive(Debug)]
 pub(super) enum Broken {
+    /// It answers, and takes nothing of what was proposed.
     NoContextAccepted,
+    /// It cannot be reached, or says no.
     Failed(String),
 }
 
-/// An association, plain or over TLS.
-pub(super) enum Association {
+/// The carrier of an open association.
+pub(super) enum Transport {
     Plain(Box<AsyncClientAssociation<TcpStream>>),
     Secure(Box<SecureAssociation>),
 }
 
-impl Association {
+impl Transport {
     /// Accepted contexts: number, abstract syntax, transfer syntax.
     pub(super) fn contexts(&self) -> Vec<(u8, String, String)> {
         match self {
@@ -46,6 +63,19 @@ impl Association {
         }
     }
 
+    /// Whether the peer said that we may not be the provider of `abstract_syntax`. One that says nothing is taken at its acceptance.
+    pub(super) fn is_refused_as_provider(&self, abstract_syntax: &str) -> bool {
+        let items = match self {
+            Self::Plain(plain) => plain.user_variables(),
+            Self::Secure(secure) => secure.user_variables(),
+        };
+        items.iter().any(|item| {
+            matches!(item, UserVariableItem::ScuScpRoleSelectionSubItem(class, roles)
+                if class.trim_end_matches(['\0', ' ']) == abstract_syntax && !roles.scp)
+        })
+    }
+
+    /// Longest PDU that the peer takes, bytes after its header.
     pub(super) fn peer_pdu_length_max(&self) -> u32 {
         match self {
             Self::Plain(plain) => plain.acceptor_max_pdu_length(),
@@ -53,6 +83,7 @@ impl Association {
         }
     }
 
+    /// Sends a PDU.
     pub(super) async fn send(&mut self, pdu: &Pdu) -> Result<(), String> {
         let sent = match self {
             Self::Plain(plain) => plain.send(pdu).await.map_err(|error| error.to_string()),
@@ -61,6 +92,7 @@ impl Association {
         sent.map_err(|error| format!("sending failed: {error}"))
     }
 
+    /// The next PDU.
     pub(super) async fn receive(&mut self) -> Result<Pdu, String> {
         match self {
             Self::Plain(plain) => plain.receive().await.map_err(|error| match error {
@@ -71,7 +103,7 @@ impl Association {
         }
     }
 
-    /// Everything has its answer by now; a peer that fumbles the release changes nothing.
+    /// Asks for release and waits for the answer.
     pub(super) async fn release(self) {
         match self {
             Self::Plain(plain) => {
@@ -81,6 +113,7 @@ impl Association {
         }
     }
 
+    /// Ends it at once.
     pub(super) async fn abort(self) {
         match self {
             Self::Plain(plain) => {
@@ -102,8 +135,8 @@ fn base_options(peer: Peer<'_>) -> ClientAssociationOptions<'static> {
         .write_timeout(peer.options.response_timeout)
 }
 
-/// Opens an association that proposes `contexts`: abstract syntax and transfer syntaxes.
-pub(super) async fn establish(peer: Peer<'_>, contexts: Vec<(String, Vec<String>)>) -> Result<Association, Broken> {
+/// Opens an association that proposes `offer`.
+pub(super) async fn open(peer: Peer<'_>, offer: Offer) -> Result<Transport, Broken> {
     use dicom_ul::association::Error;
     let rejected = |by: String| {
         Broken::Failed(format!(
@@ -113,27 +146,22 @@ pub(super) async fn establish(peer: Peer<'_>, contexts: Vec<(String, Vec<String>
         ))
     };
     if let Some(tls) = peer.tls {
-        let proposal = Proposal {
-            calling: peer.calling.as_str().to_owned(),
-            called: peer.called.as_str().to_owned(),
-            contexts,
-            pdu_length_max: peer.options.pdu_length_max,
-            connect_timeout: peer.options.connect_timeout,
-            response_timeout: peer.options.response_timeout,
-        };
-        let opened = SecureAssociation::open(peer.to, tls, &proposal).await;
-        return opened.map(|association| Association::Secure(Box::new(association))).map_err(|not| match not {
+        let opened = SecureAssociation::open(peer, tls, &offer).await;
+        return opened.map(|association| Transport::Secure(Box::new(association))).map_err(|not| match not {
             NotOpened::NoContextAccepted => Broken::NoContextAccepted,
             NotOpened::Rejected(by) => rejected(by),
             NotOpened::Failed(reason) => Broken::Failed(reason),
         });
     }
     let mut proposal = base_options(peer);
-    for (abstract_syntax, transfer_syntaxes) in contexts {
+    for (abstract_syntax, transfer_syntaxes) in offer.contexts {
         proposal = proposal.with_presentation_context(abstract_syntax, transfer_syntaxes);
     }
+    if let Some(class) = offer.provider_of {
+        proposal = proposal.with_role_selection(class, false, true);
+    }
     let opened = proposal.establish_async(peer.to).await;
-    opened.map(|association| Association::Plain(Box::new(association))).map_err(|error| match error {
+    opened.map(|association| Transport::Plain(Box::new(association))).map_err(|error| match error {
         Error::NoAcceptedPresentationContexts { .. } => Broken::NoContextAccepted,
         Error::Rejected { association_rj, .. } => rejected(association_rj.source.to_string()),
         Error::Connect { source, .. } | Error::ToAddress { source, .. } => Broken::Failed(format!("no connection: {source}")),
