@@ -142,6 +142,19 @@ pub struct DicomConfig {
     pub association_s_max: u64,
     /// Storage SOP classes beyond the built-in list.
     pub sop_classes_extra: Vec<Uid>,
+    /// Whether storage commitment is offered: whoever asks for it may delete its own images afterwards.
+    pub storage_commitment: bool,
+    /// `[[dicom.peer]]`: what is known of single peers.
+    pub peer: Vec<PeerConfig>,
+}
+
+/// One `[[dicom.peer]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its AE title.
+    pub ae_title: AeTitle,
+    /// Address and port where it takes associations of ours: answers of storage commitments.
+    pub call: Option<SocketAddr>,
 }
 
 /// `[spool]`.
@@ -151,6 +164,8 @@ pub struct SpoolConfig {
     pub mib_max: u64,
     /// Free space that the file system must keep, MiB.
     pub free_mib_min: u64,
+    /// A study whose instances were committed to a peer is not evicted before so many days have passed.
+    pub commitment_hold_days: u64,
 }
 
 /// `[assemble]`.
@@ -267,13 +282,15 @@ impl Default for DicomConfig {
             request_timeout_s: 30,
             association_s_max: 14_400,
             sop_classes_extra: Vec::new(),
+            storage_commitment: false,
+            peer: Vec::new(),
         }
     }
 }
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        Self { mib_max: 20_480, free_mib_min: 512 }
+        Self { mib_max: 20_480, free_mib_min: 512, commitment_hold_days: 30 }
     }
 }
 
@@ -364,6 +381,16 @@ impl Config {
                 add("dicom.peers", "Every address may send studies: name the scanners and routers in dicom.peers.".to_owned());
             }
         }
+        if self.dicom.storage_commitment {
+            add(
+                "dicom.storage_commitment",
+                format!(
+                    "This box answers storage commitment and keeps committed images for {} days, then it may evict them: it is no \
+                     archive, and a scanner must not delete its images because this box has them.",
+                    self.spool.commitment_hold_days
+                ),
+            );
+        }
         if !self.web.listen.ip().is_loopback() {
             add(
                 "web.listen",
@@ -397,6 +424,11 @@ impl Config {
             (format!("listens on {}", self.dicom.listen), "DICOM studies from scanners".to_owned()),
             (format!("listens on {}", self.web.listen), "this page".to_owned()),
         ];
+        for peer in &self.dicom.peer {
+            if let Some(call) = peer.call {
+                list.push((format!("calls {call}"), format!("answers of storage commitments to {}", peer.ae_title)));
+            }
+        }
         for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
             list.push((format!("calls {}", webhook.url.authority()), format!("alerts, channel webhook:{idx}")));
         }

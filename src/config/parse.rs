@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::reader::{Faults, Section};
 use super::{
     AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, EngineChoice, InferConfig, LogConfig, LogLevel,
-    NpuConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+    NpuConfig, PeerConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
 };
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
@@ -16,6 +16,8 @@ use crate::domain::{AeTitle, Uid, VerdictKind};
 const WEBHOOKS_MAX: usize = 8;
 /// Longest list of names or addresses.
 const LIST_MAX: usize = 256;
+/// Peers with a table of their own.
+const PEERS_MAX: usize = 64;
 /// As many as go to a worker (`infer/npu/protocol.rs`).
 const NPU_OPTIONS_MAX: usize = 64;
 /// A day, seconds: nothing here waits longer.
@@ -83,7 +85,11 @@ fn dicom(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> DicomConfig {
         request_timeout_s: s.integer(faults, "request_timeout_s", default.request_timeout_s, 1, 300, "seconds"),
         association_s_max: s.integer(faults, "association_s_max", default.association_s_max, 60, DAY_S, "seconds"),
         sop_classes_extra: s.texts(faults, "sop_classes_extra", LIST_MAX, uid).unwrap_or_default(),
+        storage_commitment: s.boolean(faults, "storage_commitment", default.storage_commitment),
+        peer: Vec::new(),
     };
+    let entries = s.sections(faults, "peer", PEERS_MAX);
+    config.peer = entries.into_iter().filter_map(|entry| peer(faults, entry)).collect();
     if !s.is_set("associations_per_peer_max") {
         config.associations_per_peer_max = config.associations_per_peer_max.min(config.associations_max);
     }
@@ -99,6 +105,14 @@ fn dicom(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> DicomConfig {
     config
 }
 
+fn peer(faults: &mut Faults<'_>, mut s: Section<'_, '_>) -> Option<PeerConfig> {
+    let title = s.text(faults, "ae_title", ae_title);
+    s.missing(faults, "ae_title", "the AE title by which the peer calls");
+    let call = s.text(faults, "call", listen);
+    s.finish(faults);
+    Some(PeerConfig { ae_title: title?, call })
+}
+
 fn spool(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> SpoolConfig {
     let default = SpoolConfig::default();
     let mut section = root.section(faults, "spool");
@@ -106,6 +120,7 @@ fn spool(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> SpoolConfig {
         // 256 MiB holds one study of two series; 64 TiB is beyond any box.
         mib_max: section.integer(faults, "mib_max", default.mib_max, 256, 67_108_864, "MiB"),
         free_mib_min: section.integer(faults, "free_mib_min", default.free_mib_min, 16, 1_048_576, "MiB"),
+        commitment_hold_days: section.integer(faults, "commitment_hold_days", default.commitment_hold_days, 1, 3650, "days"),
     };
     section.finish(faults);
     config

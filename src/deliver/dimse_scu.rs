@@ -1,4 +1,4 @@
-//! DIMSE messages of a service class user: C-ECHO and C-STORE requests -> bytes, response bytes -> status. Pure.
+//! DIMSE messages that we send on our own associations: C-ECHO, C-STORE and N-EVENT-REPORT requests -> bytes, response bytes -> status. Pure.
 //!
 //! Command sets are Implicit VR Little Endian whatever the transfer syntax (PS3.7 section 6.3.1); the elements are those of PS3.7
 //! sections 9.3.1 (C-STORE) and 9.3.5 (C-ECHO), annex E.
@@ -12,6 +12,9 @@ const C_STORE_RQ: u16 = 0x0001;
 const C_STORE_RSP: u16 = 0x8001;
 const C_ECHO_RQ: u16 = 0x0030;
 const C_ECHO_RSP: u16 = 0x8030;
+const N_EVENT_REPORT_RQ: u16 = 0x0100;
+/// Response to an N-EVENT-REPORT.
+pub(super) const N_EVENT_REPORT_RSP: u16 = 0x8100;
 /// Command Data Set Type: no data set follows (PS3.7 annex E.1).
 const NO_DATA_SET: u16 = 0x0101;
 /// Command Data Set Type: a data set follows; any other value will do.
@@ -71,11 +74,32 @@ pub(super) fn store_request(message_id: u16, sop_class_uid: &str, sop_instance_u
     with_group_length(&out)
 }
 
+/// An N-EVENT-REPORT request with a data set (PS3.7 section 10.3.1).
+pub(super) fn event_report_request(message_id: u16, sop_class_uid: &str, sop_instance_uid: &str, event_type: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    uid(&mut out, 0x0002, sop_class_uid);
+    element(&mut out, 0x0100, &N_EVENT_REPORT_RQ.to_le_bytes());
+    element(&mut out, 0x0110, &message_id.to_le_bytes());
+    element(&mut out, 0x0800, &DATA_SET.to_le_bytes());
+    uid(&mut out, 0x1000, sop_instance_uid);
+    element(&mut out, 0x1002, &event_type.to_le_bytes());
+    with_group_length(&out)
+}
+
 /// Reads the response to a C-STORE (`is_store`) or C-ECHO request with that message id.
 ///
 /// # Errors
 /// A sentence about what is wrong with it.
 pub(super) fn parse_response(bytes: &[u8], message_id: u16, is_store: bool) -> Result<Response, String> {
+    let (wanted, name) = if is_store { (C_STORE_RSP, "C-STORE") } else { (C_ECHO_RSP, "C-ECHO") };
+    parse_answer(bytes, message_id, wanted, name)
+}
+
+/// Reads the response of the kind `wanted` (its command field; `name` for people) to the request with that message id.
+///
+/// # Errors
+/// A sentence about what is wrong with it.
+pub(super) fn parse_answer(bytes: &[u8], message_id: u16, wanted: u16, name: &str) -> Result<Response, String> {
     let (mut field, mut answered, mut status, mut comment) = (None, None, None, None);
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -101,9 +125,8 @@ pub(super) fn parse_response(bytes: &[u8], message_id: u16, is_store: bool) -> R
         }
         rest = next;
     }
-    let wanted = if is_store { C_STORE_RSP } else { C_ECHO_RSP };
     if field != Some(wanted) {
-        return Err(format!("the answer is no {} response", if is_store { "C-STORE" } else { "C-ECHO" }));
+        return Err(format!("the answer is no {name} response"));
     }
     if answered != Some(message_id) {
         return Err(format!("the response answers message {answered:?}, not {message_id}"));

@@ -139,20 +139,20 @@ pub enum StoreError {
 
 /// One peer and how we call each other.
 #[derive(Clone, Copy, Debug)]
-struct Peer<'a> {
-    to: &'a str,
-    calling: &'a AeTitle,
-    called: &'a AeTitle,
-    options: &'a StoreOptions,
+pub(super) struct Peer<'a> {
+    pub(super) to: &'a str,
+    pub(super) calling: &'a AeTitle,
+    pub(super) called: &'a AeTitle,
+    pub(super) options: &'a StoreOptions,
 }
 
 /// Why an association ended early, and whether the peer can be talked to at all.
-enum Broken {
+pub(super) enum Broken {
     NoContextAccepted,
     Failed(String),
 }
 
-type Association = AsyncClientAssociation<TcpStream>;
+pub(super) type Association = AsyncClientAssociation<TcpStream>;
 type Context = (Uid, Uid);
 
 /// Sends `paths` (files, or folders with everything below them) to `to` (`host:port`).
@@ -249,7 +249,7 @@ fn into_batches(batches: &mut Vec<(Vec<Context>, Vec<Part10>)>, file: Part10) {
     }
 }
 
-fn base_options(peer: Peer<'_>) -> ClientAssociationOptions<'static> {
+pub(super) fn base_options(peer: Peer<'_>) -> ClientAssociationOptions<'static> {
     ClientAssociationOptions::new()
         .calling_ae_title(peer.calling.as_str().to_owned())
         .called_ae_title(peer.called.as_str().to_owned())
@@ -260,7 +260,7 @@ fn base_options(peer: Peer<'_>) -> ClientAssociationOptions<'static> {
         .write_timeout(peer.options.response_timeout)
 }
 
-async fn establish(peer: Peer<'_>, proposal: ClientAssociationOptions<'_>) -> Result<Association, Broken> {
+pub(super) async fn establish(peer: Peer<'_>, proposal: ClientAssociationOptions<'_>) -> Result<Association, Broken> {
     use dicom_ul::association::Error;
     proposal.establish_async(peer.to).await.map_err(|error| match error {
         Error::NoAcceptedPresentationContexts { .. } => Broken::NoContextAccepted,
@@ -359,12 +359,20 @@ async fn open_data_set(path: &Path, at: u64) -> Result<tokio::fs::File, String> 
     Ok(source)
 }
 
-async fn send_command(association: &mut Association, context_id: u8, data: Vec<u8>) -> Result<(), String> {
+pub(super) async fn send_command(association: &mut Association, context_id: u8, data: Vec<u8>) -> Result<(), String> {
     let value = PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Command, is_last: true, data };
     association.send(&Pdu::PData { data: vec![value] }).await.map_err(|error| format!("sending failed: {error}"))
 }
 
 async fn receive_response(association: &mut Association, message_id: u16, is_store: bool) -> Result<Response, String> {
+    receive_answer(association, |bytes| dimse_scu::parse_response(bytes, message_id, is_store)).await
+}
+
+/// The next response's command set, read by `parse`.
+pub(super) async fn receive_answer(
+    association: &mut Association,
+    parse: impl Fn(&[u8]) -> Result<Response, String>,
+) -> Result<Response, String> {
     let mut command = Vec::new();
     loop {
         match association.receive().await {
@@ -378,7 +386,7 @@ async fn receive_response(association: &mut Association, message_id: u16, is_sto
                         return Err("the response is longer than 64 KiB".to_owned());
                     }
                     if value.is_last {
-                        return dimse_scu::parse_response(&command, message_id, is_store);
+                        return parse(&command);
                     }
                 }
             }

@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) events: mpsc::Sender<ReceiveNotice>,
     pub(super) journal: Journal,
     pub(super) clock: fn() -> Monotonic,
+    /// Bytes of N data sets in memory, of all associations (`n_services.rs`).
+    pub(super) data_set_bytes: Arc<std::sync::atomic::AtomicUsize>,
     slots: Mutex<Slots>,
     evictions: Mutex<std::collections::BTreeMap<u64, Arc<Notify>>>,
 }
@@ -56,7 +58,7 @@ impl Shared {
         clock: fn() -> Monotonic,
     ) -> Self {
         let slots = Mutex::new(Slots::new(options.associations_max, options.associations_per_peer_max));
-        Self { options, sink, events, journal, clock, slots, evictions: Mutex::default() }
+        Self { options, sink, events, journal, clock, data_set_bytes: Arc::default(), slots, evictions: Mutex::default() }
     }
 
     /// The table of connections. A panic while it was locked left it whole: each change is one assignment.

@@ -21,12 +21,12 @@ use super::{ServiceError, ServiceOptions, budget, monotonic_now, settings, speed
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
-use crate::deliver::{Channel, Deliverer, Secret, Webhook};
+use crate::deliver::{Channel, Deliverer, EventReporter, Secret, Webhook};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
 use crate::journal::Journal;
 use crate::receive;
 use crate::signal::{SignalOptions, Signaller};
-use crate::spool::{Spool, Store};
+use crate::spool::{ServiceStore, Spool, Store};
 use crate::web::{self, WebState};
 
 /// Bound of receive -> conductor.
@@ -152,6 +152,10 @@ impl Service {
         let (waker, delivery) = (deliverer.waker(), deliverer.health());
         let delivering = tokio::spawn(deliverer.run(shutdown.clone()));
 
+        let reporter = EventReporter::new(Arc::new(spool.clone()), settings::event_report(&config), journal.clone(), wall_now);
+        let commitments = reporter.health();
+        let reporting = tokio::spawn(reporter.run(shutdown.clone()));
+
         let mut conductor = Conductor {
             assembler: Assembler::new(settings::assemble(&config, roles)),
             signaller: Signaller::new(SignalOptions::default()),
@@ -165,6 +169,7 @@ impl Service {
             webhooks: config.alerts.webhook.clone(),
             waker,
             delivery,
+            commitments,
             npu,
             vitals,
             n_associations: 0,
@@ -175,11 +180,12 @@ impl Service {
             journal: journal.clone(),
         };
         conductor.reload_unacknowledged();
+        conductor.restore_steps();
         conductor.replay();
         conductor.ready(&format!("DICOM {} and http://{}", addresses.0, addresses.1));
         conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, shutdown }).await;
         journal.record(&ServiceReport::ServiceStopped);
-        for task in [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle()] {
+        for task in [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle(), reporting.abort_handle()] {
             let end = tokio::time::Instant::now() + STOP_WAIT;
             while !task.is_finished() && tokio::time::Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -191,6 +197,21 @@ impl Service {
 }
 
 impl Conductor {
+    /// Takes up again the procedure steps of studies that have no final verdict, before their instances.
+    fn restore_steps(&mut self) {
+        match tokio::task::block_in_place(|| self.spool.pending_steps()) {
+            Ok(steps) => {
+                if !steps.is_empty() {
+                    self.journal.record(&ServiceReport::StepsRestored { n: steps.len() });
+                }
+                for step in steps {
+                    self.on_step_reported(step);
+                }
+            }
+            Err(_) => self.set_condition(DeviceCondition::StorageFailing, true),
+        }
+    }
+
     /// Takes up again what was stored without a verdict before the process ended.
     fn replay(&mut self) {
         let records = match tokio::task::block_in_place(|| self.spool.pending()) {
