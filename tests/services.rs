@@ -170,10 +170,8 @@ fn request(peer: &mut Peer, context_id: u8, command: &[u8], data: &[u8]) -> Vec<
 }
 
 fn step_set(empty: DataSet, status: &str, instances: &[&str]) -> Vec<u8> {
-    let images: Vec<Vec<u8>> = instances
-        .iter()
-        .map(|i| empty.item(|d| d.text(0x0008_1150, "UI", MR_IMAGE).text(0x0008_1155, "UI", i)))
-        .collect();
+    let images: Vec<Vec<u8>> =
+        instances.iter().map(|i| empty.item(|d| d.text(0x0008_1150, "UI", MR_IMAGE).text(0x0008_1155, "UI", i))).collect();
     let series = empty.item(|d| d.sequence(0x0008_1140, true, &images).text(0x0020_000E, "UI", "1.2.3.4"));
     let scheduled = empty.item(|d| d.text(0x0020_000D, "UI", "1.2.3"));
     let mut set = empty.text(0x0010_0010, "PN", "DOE^JANE").text(0x0040_0252, "CS", status);
@@ -185,10 +183,8 @@ fn step_set(empty: DataSet, status: &str, instances: &[&str]) -> Vec<u8> {
 
 fn commitment_set(instances: &[&str]) -> Vec<u8> {
     let empty = DataSet::explicit();
-    let items: Vec<Vec<u8>> = instances
-        .iter()
-        .map(|i| empty.item(|d| d.text(0x0008_1150, "UI", MR_IMAGE).text(0x0008_1155, "UI", i)))
-        .collect();
+    let items: Vec<Vec<u8>> =
+        instances.iter().map(|i| empty.item(|d| d.text(0x0008_1150, "UI", MR_IMAGE).text(0x0008_1155, "UI", i))).collect();
     empty.text(0x0008_1195, "UI", "2.25.77").sequence(0x0008_1199, false, &items).bytes
 }
 
@@ -205,7 +201,8 @@ fn answer_report(peer: &mut Peer, status: u16) -> (u16, Vec<u8>) {
     assert_eq!(number(&command, 0x0100), Some(0x0100), "N-EVENT-REPORT-RQ");
     let data = next_message(peer, false).expect("its data set");
     let mut response = Vec::new();
-    for (element, word) in [(0x0100_u16, 0x8100), (0x0120, number(&command, 0x0110).unwrap()), (0x0800, 0x0101), (0x0900, status)] {
+    for (element, word) in [(0x0100_u16, 0x8100), (0x0120, number(&command, 0x0110).unwrap()), (0x0800, 0x0101), (0x0900, status)]
+    {
         response.extend_from_slice(&[0, 0]);
         response.extend_from_slice(&element.to_le_bytes());
         response.extend_from_slice(&2_u32.to_le_bytes());
@@ -235,7 +232,11 @@ fn step_is_created_changed_and_completed_and_survives_a_restart() {
         assert_eq!(number(&unknown, 0x0900), Some(0x0112));
         let early = request(&mut peer, 3, &create(Some("9.2")), &step_set(DataSet::explicit(), "COMPLETED", &[]));
         assert_eq!(number(&early, 0x0900), Some(0x0106));
-        assert_eq!(peer.store(MR_IMAGE, "1.2.3.4.1", &DataSet::explicit().mr_image("1.2.3.4.1", 8).bytes), 0, "images in between");
+        assert_eq!(
+            peer.store(MR_IMAGE, "1.2.3.4.1", &DataSet::explicit().mr_image("1.2.3.4.1", 8).bytes),
+            0,
+            "images in between"
+        );
         assert!(peer.release());
     }
     let it = Box::start(folder.path());
@@ -248,7 +249,8 @@ fn step_is_created_changed_and_completed_and_survives_a_restart() {
     assert!(peer.release());
     it.wait_for("AssociationReleased", 1);
     let notices = it.notices.lock().unwrap();
-    let told: Vec<_> = notices.iter().filter_map(|n| if let ReceiveNotice::StepReported(s) = n { Some(s) } else { None }).collect();
+    let told: Vec<_> =
+        notices.iter().filter_map(|n| if let ReceiveNotice::StepReported(s) = n { Some(s) } else { None }).collect();
     let [step] = told.as_slice() else { panic!("one change: {notices:#?}") };
     assert_eq!((step.status, step.series[&Uid::try_new("1.2.3.4").unwrap()].len()), (StepStatus::Completed, 2));
 }
@@ -282,7 +284,8 @@ fn available_instances_are_told_to_the_service() {
     let it = Box::start(folder.path());
     let mut peer = it.associate();
     let empty = DataSet::implicit();
-    let sop = empty.item(|d| d.text(0x0008_0056, "CS", "ONLINE").text(0x0008_1150, "UI", MR_IMAGE).text(0x0008_1155, "UI", "1.9"));
+    let sop =
+        empty.item(|d| d.text(0x0008_0056, "CS", "ONLINE").text(0x0008_1150, "UI", MR_IMAGE).text(0x0008_1155, "UI", "1.9"));
     let series = empty.item(|d| d.sequence(0x0008_1199, false, &[sop]).text(0x0020_000E, "UI", "1.2.3.4"));
     let set = empty.sequence(0x0008_1115, false, &[series]).text(0x0020_000D, "UI", "1.2.3").bytes;
     for _ in 0..2 {
@@ -332,11 +335,8 @@ fn a_file_that_is_gone_or_cut_is_not_committed() {
     assert_eq!(commit(&mut peer, &uids), 0);
     let (event_type, data) = answer_report(&mut peer, 0);
     assert_eq!(event_type, 2);
-    let reasons: Vec<u16> = data
-        .windows(10)
-        .filter(|w| w.starts_with(&[8, 0, 0x97, 0x11]))
-        .map(|w| u16::from_le_bytes([w[8], w[9]]))
-        .collect();
+    let reasons: Vec<u16> =
+        data.windows(10).filter(|w| w.starts_with(&[8, 0, 0x97, 0x11])).map(|w| u16::from_le_bytes([w[8], w[9]])).collect();
     assert_eq!(reasons, [0x0112, 0x0110]);
 }
 
@@ -353,7 +353,8 @@ fn requests_between_report_and_response_are_served() {
     assert_eq!(commit(&mut peer, &["1.2.3.4.1"]), 0);
     it.wait_for("CommitmentPassedOn", 1);
     let mut response = Vec::new();
-    for (element, word) in [(0x0100_u16, 0x8100_u16), (0x0120, number(&command, 0x0110).unwrap()), (0x0800, 0x0101), (0x0900, 0)] {
+    for (element, word) in [(0x0100_u16, 0x8100_u16), (0x0120, number(&command, 0x0110).unwrap()), (0x0800, 0x0101), (0x0900, 0)]
+    {
         response.extend_from_slice(&[0, 0]);
         response.extend_from_slice(&element.to_le_bytes());
         response.extend_from_slice(&2_u32.to_le_bytes());
@@ -389,8 +390,12 @@ fn take_report(listener: &std::net::TcpListener) -> Vec<u8> {
     use dicom_ul::association::server::ServerAssociationOptions;
     use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
     let (stream, _) = listener.accept().unwrap();
-    let mut association =
-        ServerAssociationOptions::new().accept_any().ae_title("TESTER").with_abstract_syntax(COMMITMENT).establish(stream).unwrap();
+    let mut association = ServerAssociationOptions::new()
+        .accept_any()
+        .ae_title("TESTER")
+        .with_abstract_syntax(COMMITMENT)
+        .establish(stream)
+        .unwrap();
     let (mut command, mut data) = (Vec::new(), Vec::new());
     let context_id = loop {
         let Pdu::PData { data: values } = association.receive().unwrap() else { panic!("a report") };
@@ -410,13 +415,15 @@ fn take_report(listener: &std::net::TcpListener) -> Vec<u8> {
     };
     assert_eq!((number(&command, 0x0100), number(&command, 0x1002)), (Some(0x0100), Some(1)));
     let mut response = Vec::new();
-    for (element, word) in [(0x0100_u16, 0x8100_u16), (0x0120, number(&command, 0x0110).unwrap()), (0x0800, 0x0101), (0x0900, 0)] {
+    for (element, word) in [(0x0100_u16, 0x8100_u16), (0x0120, number(&command, 0x0110).unwrap()), (0x0800, 0x0101), (0x0900, 0)]
+    {
         response.extend_from_slice(&[0, 0]);
         response.extend_from_slice(&element.to_le_bytes());
         response.extend_from_slice(&2_u32.to_le_bytes());
         response.extend_from_slice(&word.to_le_bytes());
     }
-    let value = PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Command, is_last: true, data: response };
+    let value =
+        PDataValue { presentation_context_id: context_id, value_type: PDataValueType::Command, is_last: true, data: response };
     association.send(&Pdu::PData { data: vec![value] }).unwrap();
     assert!(matches!(association.receive(), Ok(Pdu::ReleaseRQ)));
     association.send(&Pdu::ReleaseRP).unwrap();

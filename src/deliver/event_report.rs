@@ -35,8 +35,10 @@ const GIVE_UP_ATTEMPTS: u32 = 10;
 const GIVEN_UP_SHOWN_MS: i64 = 24 * 3_600_000;
 /// Commitments that are fetched at once; each has 4 MiB at most.
 const FETCH_MAX: usize = 2;
-/// The table is looked at this often.
+/// The table is looked at this often ...
 const POLL: Duration = Duration::from_secs(1);
+/// ... and so often while it cannot be read or written.
+const FAILING_POLL: Duration = Duration::from_secs(30);
 /// One try may take so long in all.
 const TRY_MAX: Duration = Duration::from_secs(120);
 /// Our message ID; there is one message to an association.
@@ -122,11 +124,9 @@ impl EventReporter {
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         loop {
             let round = async {
-                let goes_on = self.round().await;
+                let pause = self.round().await;
                 self.look().await;
-                if !goes_on {
-                    tokio::time::sleep(POLL).await;
-                }
+                tokio::time::sleep(pause).await;
             };
             tokio::select! {
                 // A report cut off here is told once more after the next start: its Transaction UID makes that harmless.
@@ -136,23 +136,23 @@ impl EventReporter {
         }
     }
 
-    /// Tries what is due; whether there may be more.
-    async fn round(&self) -> bool {
+    /// Tries what is due; how long to wait before the next look.
+    async fn round(&self) -> Duration {
         let now = (self.clock)();
         let due = match blocking(&self.store, move |store| store.commitments_due(now, FETCH_MAX)).await {
             Ok(due) => due,
             Err(error) => {
                 self.journal.record(&DeliverEvent::OutboxFailing { error });
-                return false;
+                return FAILING_POLL;
             }
         };
         let n_due = due.len();
         for waiting in due {
             if !self.attempt(waiting).await {
-                return false;
+                return FAILING_POLL;
             }
         }
-        n_due == FETCH_MAX
+        if n_due == FETCH_MAX { Duration::ZERO } else { POLL }
     }
 
     /// One try; whether its outcome could be kept.

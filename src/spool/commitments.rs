@@ -14,7 +14,10 @@ use super::RETRY_AHEAD_MS_MAX;
 use super::error::SpoolError;
 use super::index::{count_at, from_column, to_column, uid_at};
 use super::schema::sql;
-use super::services::{COMMITMENTS_BYTES_MAX, COMMITMENTS_DONE_MAX, COMMITMENTS_WAITING_MAX, CommitmentStats, WaitingCommitment};
+use super::services::{
+    COMMITMENTS_BYTES_MAX, COMMITMENTS_DONE_MAX, COMMITMENTS_PER_REQUESTER_MAX, COMMITMENTS_WAITING_MAX, CommitmentStats,
+    WaitingCommitment,
+};
 use crate::domain::{AeTitle, Commitment, CommitmentFailure, CommitmentItem, SopReference, Uid, WallTime};
 
 /// Characters of an error that are kept.
@@ -57,13 +60,15 @@ pub(super) fn keep(
     let doing = "keeping a storage commitment";
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql(doing))?;
     let requester = commitment.requester.as_str().to_owned();
-    let (n_waiting, n_bytes) = transaction
+    let (n_waiting, n_bytes, n_own) = transaction
         .prepare_cached(
-            "SELECT count(*), coalesce(sum(octet_length(items)), 0) FROM commitments \
+            "SELECT count(*), coalesce(sum(octet_length(items)), 0), coalesce(sum(requester = ?1), 0) FROM commitments \
              WHERE delivered_at IS NULL AND given_up_at IS NULL AND NOT (requester = ?1 AND transaction_uid = ?2)",
         )
         .and_then(|mut count| {
-            count.query_row((&requester, commitment.transaction_uid.as_str()), |row| Ok((count_at(row, 0)?, count_at(row, 1)?)))
+            count.query_row((&requester, commitment.transaction_uid.as_str()), |row| {
+                Ok((count_at(row, 0)?, count_at(row, 1)?, count_at(row, 2)?))
+            })
         })
         .map_err(sql(doing))?;
     {
@@ -90,7 +95,8 @@ pub(super) fn keep(
     }
     let items = to_text(&commitment.items);
     let n_items_bytes = u64::try_from(items.len()).unwrap_or(u64::MAX);
-    if n_waiting >= COMMITMENTS_WAITING_MAX || n_bytes.saturating_add(n_items_bytes) > COMMITMENTS_BYTES_MAX {
+    let too_many = n_waiting >= COMMITMENTS_WAITING_MAX || n_own >= COMMITMENTS_PER_REQUESTER_MAX;
+    if too_many || n_bytes.saturating_add(n_items_bytes) > COMMITMENTS_BYTES_MAX {
         return Ok(None); // rolled back, the holds included
     }
     let count = |n: usize| to_column(u64::try_from(n).unwrap_or(u64::MAX));

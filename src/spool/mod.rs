@@ -51,8 +51,8 @@ use std::thread::JoinHandle;
 pub use error::{FullBecause, SpoolError};
 pub use events::SpoolEvent;
 pub use services::{
-    COMMITMENTS_BYTES_MAX, COMMITMENTS_DONE_MAX, COMMITMENTS_WAITING_MAX, CommitmentStats, STEPS_BYTES_MAX, STEPS_LISTED_MAX,
-    STEPS_MAX, ServiceStore, StepChange, StepChanged, StepCreated, WaitingCommitment,
+    COMMITMENTS_BYTES_MAX, COMMITMENTS_DONE_MAX, COMMITMENTS_PER_REQUESTER_MAX, COMMITMENTS_WAITING_MAX, CommitmentStats,
+    STEPS_BYTES_MAX, STEPS_LISTED_MAX, STEPS_MAX, ServiceStore, StepChange, StepChanged, StepCreated, WaitingCommitment,
 };
 pub use sink::{IncomingInstance, InstanceSink, Store};
 pub use types::{

@@ -6,14 +6,16 @@ use super::types::StoredInstanceRecord;
 use super::{Spool, commitments, index, steps};
 use crate::domain::{Commitment, ProcedureStep, ReferencedSeries, StepStatus, Uid, WallTime};
 
-/// Procedure steps that are kept.
+/// Procedure steps that are kept; at the bound the oldest are dropped, finished ones first.
 pub const STEPS_MAX: u64 = 2_000;
-/// Bytes of their lists that are kept. At either bound the oldest steps are dropped.
+/// Bytes of their lists that are kept; the same at the bound.
 pub const STEPS_BYTES_MAX: u64 = 32 << 20;
 /// Procedure steps that one listing returns, the latest.
 pub const STEPS_LISTED_MAX: usize = 512;
 /// Commitments that wait for their requester; a further request is refused.
 pub const COMMITMENTS_WAITING_MAX: u64 = 256;
+/// Of these, commitments of one requester.
+pub const COMMITMENTS_PER_REQUESTER_MAX: u64 = 64;
 /// Bytes of their lists.
 pub const COMMITMENTS_BYTES_MAX: u64 = 64 << 20;
 /// Commitments that are done with and kept as a record; the oldest are dropped.
@@ -154,13 +156,21 @@ pub trait ServiceStore: Send + Sync {
     fn now(&self) -> WallTime;
 }
 
+impl Spool {
+    fn note_dropped(&self, n: u64) {
+        if n > 0 {
+            self.inner.shared.record(&super::SpoolEvent::StepsDropped { n });
+        }
+    }
+}
+
 impl ServiceStore for Spool {
     fn create_step(&self, step: &ProcedureStep) -> Result<StepCreated, SpoolError> {
         let shared = &self.inner.shared;
         let result = steps::create(&mut shared.writer(), step, (shared.clock)());
         let created = shared.noted(result)?;
-        if let StepCreated::Kept { n_dropped: n @ 1.. } = created {
-            shared.record(&super::SpoolEvent::StepsDropped { n });
+        if let StepCreated::Kept { n_dropped } = created {
+            self.note_dropped(n_dropped);
         }
         Ok(created)
     }
@@ -168,7 +178,9 @@ impl ServiceStore for Spool {
     fn change_step(&self, change: &StepChange) -> Result<StepChanged, SpoolError> {
         let shared = &self.inner.shared;
         let result = steps::change(&mut shared.writer(), change, (shared.clock)());
-        shared.noted(result)
+        let (changed, n_dropped) = shared.noted(result)?;
+        self.note_dropped(n_dropped);
+        Ok(changed)
     }
 
     fn pending_steps(&self) -> Result<Vec<ProcedureStep>, SpoolError> {

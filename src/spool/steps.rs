@@ -63,15 +63,21 @@ pub(super) fn create(writer: &mut Connection, step: &ProcedureStep, now: WallTim
     Ok(StepCreated::Kept { n_dropped })
 }
 
-/// Drops the oldest steps beyond the bounds, never `kept`; says how many.
+/// Drops the oldest steps beyond the bounds, finished ones first and `kept` never; says how many.
 fn drop_oldest(transaction: &Transaction<'_>, kept: i64) -> rusqlite::Result<u64> {
     let mut n_dropped = 0;
     loop {
-        let (n, n_bytes, oldest): (i64, i64, Option<i64>) = transaction
-            .prepare_cached("SELECT count(*), coalesce(sum(octet_length(series)), 0), min(id) FROM procedure_steps")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let within = from_column(n) <= STEPS_MAX && from_column(n_bytes) <= STEPS_BYTES_MAX;
-        let Some(oldest) = oldest.filter(|oldest| !within && *oldest != kept) else { return Ok(n_dropped) };
+        let (n, n_bytes): (i64, i64) = transaction
+            .prepare_cached("SELECT count(*), coalesce(sum(octet_length(series)), 0) FROM procedure_steps")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if from_column(n) <= STEPS_MAX && from_column(n_bytes) <= STEPS_BYTES_MAX {
+            return Ok(n_dropped);
+        }
+        let oldest = transaction
+            .prepare_cached("SELECT id FROM procedure_steps WHERE id <> ?1 ORDER BY status = 'IN PROGRESS', id LIMIT 1")?
+            .query_row([kept], |row| row.get::<_, i64>(0))
+            .optional()?;
+        let Some(oldest) = oldest else { return Ok(n_dropped) };
         transaction.prepare_cached("DELETE FROM procedure_step_studies WHERE step_id = ?1")?.execute([oldest])?;
         transaction.prepare_cached("DELETE FROM procedure_steps WHERE id = ?1")?.execute([oldest])?;
         n_dropped += 1;
@@ -79,7 +85,8 @@ fn drop_oldest(transaction: &Transaction<'_>, kept: i64) -> rusqlite::Result<u64
 }
 
 /// See [`super::ServiceStore::change_step`].
-pub(super) fn change(writer: &mut Connection, change: &StepChange, now: WallTime) -> Result<StepChanged, SpoolError> {
+/// Also says how many of the oldest steps were dropped for it.
+pub(super) fn change(writer: &mut Connection, change: &StepChange, now: WallTime) -> Result<(StepChanged, u64), SpoolError> {
     let doing = "changing a procedure step";
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql(doing))?;
     let found = transaction
@@ -89,9 +96,9 @@ pub(super) fn change(writer: &mut Connection, change: &StepChange, now: WallTime
                 .optional()
         })
         .map_err(sql(doing))?;
-    let Some((id, status)) = found else { return Ok(StepChanged::Unknown) };
+    let Some((id, status)) = found else { return Ok((StepChanged::Unknown, 0)) };
     if StepStatus::by_term(&status) != Some(StepStatus::InProgress) {
-        return Ok(StepChanged::Final);
+        return Ok((StepChanged::Final, 0));
     }
     transaction
         .prepare_cached(
@@ -102,12 +109,11 @@ pub(super) fn change(writer: &mut Connection, change: &StepChange, now: WallTime
             update.execute((id, status, series, now.0))
         })
         .map_err(sql(doing))?;
-    drop_oldest(&transaction, id).map_err(sql(doing))?;
-    let mut steps =
-        read(&transaction, concat!("SELECT id, sop_instance_uid, status, series FROM procedure_steps WHERE id = ?1"), [id])?;
-    let Some(step) = steps.pop() else { return Ok(StepChanged::Unknown) };
+    let n_dropped = drop_oldest(&transaction, id).map_err(sql(doing))?;
+    let mut steps = read(&transaction, "SELECT id, sop_instance_uid, status, series FROM procedure_steps WHERE id = ?1", [id])?;
+    let Some(step) = steps.pop() else { return Ok((StepChanged::Unknown, 0)) };
     transaction.commit().map_err(sql(doing))?;
-    Ok(StepChanged::Kept(step))
+    Ok((StepChanged::Kept(step), n_dropped))
 }
 
 /// See [`super::ServiceStore::pending_steps`].

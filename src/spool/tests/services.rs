@@ -83,6 +83,9 @@ fn beyond_the_bound_the_oldest_steps_make_room() {
     }
     assert_eq!(spool.create_step(&step("9.1", "1", &[])), Ok(StepCreated::Kept { n_dropped: 1 }));
     assert_eq!(spool.change_step(&change("7.1", StepStatus::Completed, None)), Ok(StepChanged::Unknown));
+    assert!(matches!(spool.change_step(&change("7.3", StepStatus::Completed, None)), Ok(StepChanged::Kept(_))));
+    assert_eq!(spool.create_step(&step("9.2", "1", &[])), Ok(StepCreated::Kept { n_dropped: 1 }));
+    assert_eq!(spool.change_step(&change("7.3", StepStatus::Completed, None)), Ok(StepChanged::Unknown), "finished ones first");
     assert!(matches!(spool.change_step(&change("7.2", StepStatus::Completed, None)), Ok(StepChanged::Kept(_))));
     assert!(matches!(spool.change_step(&change("9.1", StepStatus::Completed, None)), Ok(StepChanged::Kept(_))));
 }
