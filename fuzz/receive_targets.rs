@@ -67,7 +67,7 @@ fn take_pdus(buffer: &mut PduBuffer, dimse: &mut Dimse, heard: &mut Heard) -> Re
             at = range.end;
             let event = dimse.on_fragment(fragment, buffer.bytes(range.clone())).map_err(|error| error.to_string())?;
             match &event {
-                DimseEvent::StoreData { .. } => heard.n_data_bytes += range.len(),
+                DimseEvent::StoreData { .. } | DimseEvent::RequestData { .. } => heard.n_data_bytes += range.len(),
                 DimseEvent::Echo(command) => check_answer(fragment.context_id, command, DimseStatus::Success),
                 DimseEvent::StoreWithoutData(command) => {
                     check_answer(fragment.context_id, command, DimseStatus::CannotUnderstand);
@@ -75,7 +75,9 @@ fn take_pdus(buffer: &mut PduBuffer, dimse: &mut Dimse, heard: &mut Heard) -> Re
                 DimseEvent::Unrecognised(command) => {
                     check_answer(fragment.context_id, command, DimseStatus::UnrecognisedOperation);
                 }
-                DimseEvent::StoreBegins(_) | DimseEvent::Incomplete | DimseEvent::Cancel => {}
+                DimseEvent::Request(command) => check_answer(fragment.context_id, command, DimseStatus::MissingAttribute),
+                DimseEvent::Answered(_) => panic!("nothing was asked of the peer"),
+                DimseEvent::StoreBegins(_) | DimseEvent::RequestBegins(_) | DimseEvent::Incomplete | DimseEvent::Cancel => {}
             }
             heard.events.push(format!("{event:?}"));
         }

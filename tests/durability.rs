@@ -57,7 +57,7 @@ fn header(study: &str, sop: &str) -> InstanceHeader {
 }
 
 fn open(dir: &Path) -> Result<Spool, SpoolError> {
-    let options = SpoolOptions { bytes_max: 1 << 30, free_bytes_min: 0, instance_bytes_max: 1 << 26 };
+    let options = SpoolOptions { bytes_max: 1 << 30, free_bytes_min: 0, instance_bytes_max: 1 << 26, ..SpoolOptions::default() };
     Spool::open(dir, options, Journal::new(clock), clock)
 }
 

@@ -159,6 +159,8 @@ pub struct DicomConfig {
     pub tls: Option<TlsConfig>,
     /// `[[dicom.peer]]`: who may send, by title, address and certificate together; empty: whoever passes the lists above.
     pub peer: Vec<PeerConfig>,
+    /// Whether storage commitment is offered: whoever asks for it may delete its own images afterwards.
+    pub storage_commitment: bool,
 }
 
 /// `[spool]`.
@@ -168,6 +170,8 @@ pub struct SpoolConfig {
     pub mib_max: u64,
     /// Free space that the file system must keep, MiB.
     pub free_mib_min: u64,
+    /// A study whose instances were committed to a peer is not evicted before so many days have passed.
+    pub commitment_hold_days: u64,
 }
 
 /// `[assemble]`.
@@ -305,6 +309,7 @@ impl Default for DicomConfig {
             association_s_max: 14_400,
             sop_classes_extra: Vec::new(),
             tls: None,
+            storage_commitment: false,
             peer: Vec::new(),
         }
     }
@@ -312,7 +317,7 @@ impl Default for DicomConfig {
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        Self { mib_max: 20_480, free_mib_min: 512 }
+        Self { mib_max: 20_480, free_mib_min: 512, commitment_hold_days: 30 }
     }
 }
 
@@ -394,6 +399,16 @@ impl Config {
     pub fn notices(&self) -> Vec<ConfigNotice> {
         let mut notices = access::notices(self);
         let mut add = |key: &str, text: String| notices.push(ConfigNotice { key: key.to_owned(), text });
+        if self.dicom.storage_commitment {
+            add(
+                "dicom.storage_commitment",
+                format!(
+                    "This box answers storage commitment and keeps committed images for {} days, then it may evict them: it is no \
+                     archive, and a scanner must not delete its images because this box has them.",
+                    self.spool.commitment_hold_days
+                ),
+            );
+        }
         if !self.web.listen.ip().is_loopback() {
             add(
                 "web.listen",
@@ -452,6 +467,11 @@ impl Config {
             list.push((format!("listens on {}", tls.listen), "DICOM studies from scanners, over TLS".to_owned()));
         }
         list.push((format!("listens on {}", self.web.listen), "this page".to_owned()));
+        for peer in &self.dicom.peer {
+            if let Some(call) = peer.call {
+                list.push((format!("calls {call}"), format!("answers of storage commitments to {}", peer.ae_title)));
+            }
+        }
         for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
             list.push((format!("calls {}", webhook.url.authority()), format!("alerts, channel webhook:{idx}")));
         }

@@ -92,6 +92,7 @@ fn dicom(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> DicomConfig {
         request_timeout_s: s.integer(faults, "request_timeout_s", default.request_timeout_s, 1, 300, "seconds"),
         association_s_max: s.integer(faults, "association_s_max", default.association_s_max, 60, DAY_S, "seconds"),
         sop_classes_extra: s.texts(faults, "sop_classes_extra", LIST_MAX, uid).unwrap_or_default(),
+        storage_commitment: s.boolean(faults, "storage_commitment", default.storage_commitment),
         tls: access::tls(faults, s),
         peer: access::peers(faults, s),
     };
@@ -123,6 +124,7 @@ fn spool(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> SpoolConfig {
         // 256 MiB holds one study of two series; 64 TiB is beyond any box.
         mib_max: section.integer(faults, "mib_max", default.mib_max, 256, 67_108_864, "MiB"),
         free_mib_min: section.integer(faults, "free_mib_min", default.free_mib_min, 16, 1_048_576, "MiB"),
+        commitment_hold_days: section.integer(faults, "commitment_hold_days", default.commitment_hold_days, 1, 3650, "days"),
     };
     section.finish(faults);
     config

@@ -1,4 +1,4 @@
-//! DIMSE messages of a service class user: requests -> bytes, response bytes -> status and counts. Pure.
+//! DIMSE messages that we send on associations of our own: requests -> bytes, response bytes -> status and counts. Pure.
 //!
 //! Command sets are Implicit VR Little Endian whatever the transfer syntax (PS3.7 section 6.3.1); the elements are those of PS3.7
 //! sections 9.3.1 (C-STORE), 9.3.2 (C-FIND), 9.3.4 (C-MOVE) and 9.3.5 (C-ECHO), annex E. C-FIND and C-MOVE are written in
@@ -29,6 +29,8 @@ pub(super) enum Request {
     Move,
     /// C-ECHO.
     Echo,
+    /// N-EVENT-REPORT.
+    EventReport,
 }
 
 impl Request {
@@ -39,6 +41,7 @@ impl Request {
             Self::Find => 0x0020,
             Self::Move => 0x0021,
             Self::Echo => 0x0030,
+            Self::EventReport => 0x0100,
         }
     }
 
@@ -53,6 +56,7 @@ impl Request {
             Self::Find => "C-FIND",
             Self::Move => "C-MOVE",
             Self::Echo => "C-ECHO",
+            Self::EventReport => "N-EVENT-REPORT",
         }
     }
 }
@@ -128,6 +132,18 @@ pub(super) fn store_request(message_id: u16, sop_class_uid: &str, sop_instance_u
     element(&mut out, 0x0700, &0_u16.to_le_bytes());
     element(&mut out, 0x0800, &DATA_SET.to_le_bytes());
     uid(&mut out, 0x1000, sop_instance_uid);
+    with_group_length(&out)
+}
+
+/// An N-EVENT-REPORT request with a data set (PS3.7 section 10.3.1).
+pub(super) fn event_report_request(message_id: u16, sop_class_uid: &str, sop_instance_uid: &str, event_type: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    uid(&mut out, 0x0002, sop_class_uid);
+    element(&mut out, 0x0100, &Request::EventReport.field().to_le_bytes());
+    element(&mut out, 0x0110, &message_id.to_le_bytes());
+    element(&mut out, 0x0800, &DATA_SET.to_le_bytes());
+    uid(&mut out, 0x1000, sop_instance_uid);
+    element(&mut out, 0x1002, &event_type.to_le_bytes());
     with_group_length(&out)
 }
 

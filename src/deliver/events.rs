@@ -1,5 +1,6 @@
-//! What deliver reports to the journal. No address beyond a channel's name, no body, no patient data.
+//! What deliver reports to the journal. No address of a receiver beyond a channel's name, no body, no patient data.
 
+use crate::domain::AeTitle;
 use crate::journal::{Event, Level};
 
 /// Events of this room.
@@ -44,6 +45,35 @@ pub enum DeliverEvent {
     },
     /// All notices are delivered again, or younger than the limit.
     AlertsRecovered,
+    /// The requester has taken the answer of its storage commitment.
+    CommitmentDelivered {
+        /// Number in the table.
+        id: u64,
+        /// Who asked.
+        requester: AeTitle,
+        /// Tries, this one included.
+        attempts: u32,
+    },
+    /// A try failed; there will be another.
+    CommitmentFailed {
+        /// Number in the table.
+        id: u64,
+        /// Who asked.
+        requester: AeTitle,
+        /// What went wrong.
+        error: String,
+        /// Until the next try, ms.
+        retry_ms: u64,
+    },
+    /// The answer of a storage commitment is not told any more.
+    CommitmentGivenUp {
+        /// Number in the table.
+        id: u64,
+        /// Who asked.
+        requester: AeTitle,
+        /// What went wrong last.
+        error: String,
+    },
 }
 
 impl Event for DeliverEvent {
@@ -59,14 +89,17 @@ impl Event for DeliverEvent {
             Self::OutboxFailing { .. } => "OutboxFailing",
             Self::AlertsUndelivered { .. } => "AlertsUndelivered",
             Self::AlertsRecovered => "AlertsRecovered",
+            Self::CommitmentDelivered { .. } => "CommitmentDelivered",
+            Self::CommitmentFailed { .. } => "CommitmentFailed",
+            Self::CommitmentGivenUp { .. } => "CommitmentGivenUp",
         }
     }
 
     fn level(&self) -> Level {
         match self {
-            Self::NoticeDelivered { .. } | Self::AlertsRecovered => Level::Info,
-            Self::NoticeFailed { .. } | Self::NoticeOrphaned { .. } => Level::Warn,
-            Self::OutboxFailing { .. } | Self::AlertsUndelivered { .. } => Level::Error,
+            Self::NoticeDelivered { .. } | Self::AlertsRecovered | Self::CommitmentDelivered { .. } => Level::Info,
+            Self::NoticeFailed { .. } | Self::NoticeOrphaned { .. } | Self::CommitmentFailed { .. } => Level::Warn,
+            Self::OutboxFailing { .. } | Self::AlertsUndelivered { .. } | Self::CommitmentGivenUp { .. } => Level::Error,
         }
     }
 
@@ -92,6 +125,15 @@ impl Event for DeliverEvent {
                 format!("{n_waiting} alert(s) wait for delivery, the oldest for {oldest_s} s.")
             }
             Self::AlertsRecovered => "Alerts are delivered again.".to_owned(),
+            Self::CommitmentDelivered { id, requester, attempts } => {
+                format!("Storage commitment {id} was told to {requester}, which has taken it at try {attempts}.")
+            }
+            Self::CommitmentFailed { id, requester, error, retry_ms } => {
+                format!("Storage commitment {id} could not be told to {requester}: {error}; next try in {} s.", retry_ms / 1000)
+            }
+            Self::CommitmentGivenUp { id, requester, error } => {
+                format!("Storage commitment {id} of {requester} is given up after three days: {error}; its images stay held.")
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Deliver: what leaves the box. Verdicts and notices in -> JSON, signed webhook calls and DICOM stores out, retried from the durable outbox;
-//! questions to a PACS.
+//! questions to a PACS; storage commitments in -> their reports out.
 
 mod association;
 mod dimse_scu;
+mod event_report;
 mod events;
 mod outbox;
 mod part10;
@@ -15,6 +16,7 @@ pub mod verdict_json;
 mod webhook;
 
 pub use association::AssociationOptions;
+pub use event_report::{CommitmentHealth, EventReportOptions, EventReporter};
 pub use events::DeliverEvent;
 pub use outbox::{BACKOFF_MS_MAX, Channel, DeliverWaker, Deliverer, DeliveryFuture, DeliveryHealth, backoff_ms};
 pub use query_messages::{Availability, PacsSeries};

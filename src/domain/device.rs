@@ -15,6 +15,8 @@ pub enum DeviceCondition {
     MemoryShort,
     /// A notice could not be delivered for longer than the limit.
     AlertsUndelivered,
+    /// The answer of a storage commitment could not be told to its requester.
+    CommitmentsUndelivered,
     /// The model failed its self-test; nothing can be assessed.
     ModelUnusable,
     /// Inference did not finish within its budget.
@@ -48,6 +50,7 @@ impl DeviceCondition {
             Self::Hot => "hot",
             Self::MemoryShort => "memory-short",
             Self::AlertsUndelivered => "alerts-undelivered",
+            Self::CommitmentsUndelivered => "commitments-undelivered",
             Self::ModelUnusable => "model-unusable",
             Self::InferenceStuck => "inference-stuck",
             Self::ProbeSilent => "probe-silent",
@@ -71,6 +74,9 @@ impl DeviceCondition {
             Self::Hot => "The processor is at its temperature limit: check ventilation.",
             Self::MemoryShort => "Memory is short: restart the box; if it returns, call service.",
             Self::AlertsUndelivered => "An alert could not be delivered: check the receiver's address and the network.",
+            Self::CommitmentsUndelivered => {
+                "The answer of a storage commitment could not be told: check call of the requester in [[dicom.peer]], and the network."
+            }
             Self::ModelUnusable => "The model failed its self-test: reinstall the model package.",
             Self::InferenceStuck => "An inference ran past its budget: restart the service.",
             Self::ProbeSilent => "A health probe has stopped answering: restart the service.",

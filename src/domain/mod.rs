@@ -3,6 +3,7 @@
 //! Every other room speaks in these types, and each stage of the pipeline takes only what the stage before it made
 //! (DESIGN.md section 2). Frames of reference and units stand in the names: `_lps_mm`, `_ms`, `_ml`.
 
+pub mod commitment;
 pub mod device;
 pub mod findings;
 pub mod geometry;
@@ -18,6 +19,9 @@ pub mod verdict;
 pub mod volume;
 pub mod vr;
 
+pub use commitment::{
+    Commitment, CommitmentFailure, CommitmentItem, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, SopReference,
+};
 pub use device::{DeviceCondition, DeviceState, Lamp};
 pub use findings::{AnatomyMaps, Findings, ScoreMap};
 pub use geometry::{FrameRef, GeometryError, SliceStack, StackIssue};

@@ -5,7 +5,7 @@
 //!                                   | accept
 //!                                   v
 //!                 +---------- between messages <---------------- answer ---------+
-//!                 |                 | C-STORE-RQ                                 |
+//!                 |                 | C-STORE-RQ (N requests: n_services.rs)     |
 //!    release, abort, deadline       v                                            |
 //!                 |             fragments --batches--> store (blocking threads) -+
 //!                 v                 | violation, deadline
@@ -26,9 +26,10 @@ use super::connection::Connection;
 use super::dimse::{Dimse, DimseEvent, Fragment};
 use super::ending::Ending;
 use super::events::{ReceiveEvent, ReceiveNotice};
+use super::n_services::{Gathered, Reporting};
 use super::negotiate::{AcceptedContext, RejectedBecause, decide};
 use super::pdu_buffer::{HEADER, PduBuffer, WholePdu};
-use super::sop_classes::VERIFICATION;
+use super::sop_classes::{VERIFICATION, is_service_class};
 use super::store::{Announced, Job, Outcome, Refusal, work};
 
 const A_ASSOCIATE_RQ: u8 = 0x01;
@@ -44,28 +45,34 @@ pub(super) struct Tally {
 }
 
 /// Where the data set under way goes.
-enum Receiving {
+pub(super) enum Receiving {
     /// To the spool; `None` until the first batch has opened it.
     Storing(Announced, Option<Box<dyn IncomingInstance>>),
+    /// Into memory: that of an N request.
+    Gathering(Gathered),
     /// Nowhere: it is read to its end and then answered.
     Refused(Refusal),
 }
 
-/// The C-STORE under way.
-struct Message {
-    context_id: u8,
-    command: Command,
-    receiving: Receiving,
+/// The request under way.
+pub(super) struct Message {
+    pub(super) context_id: u8,
+    pub(super) command: Command,
+    pub(super) receiving: Receiving,
 }
 
 /// An open association.
 pub(super) struct Association {
-    connection: Connection,
-    contexts: Vec<AcceptedContext>,
-    calling: crate::domain::AeTitle,
-    peer_pdu_length_max: u32,
-    dimse: Dimse,
-    message: Option<Message>,
+    pub(super) connection: Connection,
+    pub(super) contexts: Vec<AcceptedContext>,
+    pub(super) calling: crate::domain::AeTitle,
+    pub(super) peer_pdu_length_max: u32,
+    pub(super) dimse: Dimse,
+    pub(super) message: Option<Message>,
+    /// The report of a storage commitment whose response is awaited.
+    pub(super) reporting: Option<Reporting>,
+    /// Message ID of the latest one.
+    pub(super) report_number: u16,
     /// Bytes of data sets since the message began, of any kind of message.
     n_data_bytes: u64,
     /// Fragments of the data set that wait in the buffer.
@@ -97,6 +104,8 @@ pub(super) async fn run(mut connection: Connection, tally: Arc<Tally>) -> Ending
                 calling: accepted.calling_ae_title,
                 peer_pdu_length_max: accepted.peer_pdu_length_max,
                 message: None,
+                reporting: None,
+                report_number: 0,
                 n_data_bytes: 0,
                 waiting: Vec::new(),
                 tally,
@@ -107,6 +116,7 @@ pub(super) async fn run(mut connection: Connection, tally: Arc<Tally>) -> Ending
                 Err(ending) => ending,
             };
             association.discard().await;
+            association.hand_over("its association ended before the requester answered").await;
             association.connection.end(&ending).await;
             ending
         }
@@ -190,6 +200,7 @@ impl Association {
                     kind => return Err(Ending::UnexpectedPdu(kind)),
                 }
             }
+            self.look_after_report().await;
             if self.waiting.is_empty() {
                 self.connection.buffer.compact();
             } else if !self.connection.buffer.has_room() {
@@ -234,10 +245,21 @@ impl Association {
                 self.answer(context_id, &command, DimseStatus::Success, "").await
             }
             DimseEvent::Unrecognised(command) => {
-                self.answer(context_id, &command, DimseStatus::UnrecognisedOperation, "only C-ECHO and C-STORE").await
+                self.answer(context_id, &command, DimseStatus::UnrecognisedOperation, "not an operation of this box").await
             }
             DimseEvent::StoreWithoutData(command) => {
                 self.refuse(context_id, &command, Refusal::new(DimseStatus::CannotUnderstand, "C-STORE without a data set")).await
+            }
+            DimseEvent::RequestBegins(command) => {
+                self.request_begins(context_id, command);
+                Ok(())
+            }
+            DimseEvent::RequestData { is_last } => self.request_data(range, is_last).await,
+            DimseEvent::Request(command) => self.on_request(context_id, command, None).await,
+            DimseEvent::Answered(command) => {
+                self.on_answered(&command).await;
+                self.n_data_bytes = 0;
+                Ok(())
             }
             DimseEvent::StoreBegins(command) => {
                 let receiving = match self.announce(context_id, &command) {
@@ -267,7 +289,8 @@ impl Association {
             .sop_class_uid
             .clone()
             .ok_or(Refusal::new(DimseStatus::CannotUnderstand, "Affected SOP Class UID is missing or no UID"))?;
-        let Some(context) = context.filter(|c| c.abstract_syntax == sop_class_uid.as_str() && c.abstract_syntax != VERIFICATION)
+        let is_storage = |class: &str| class != VERIFICATION && !is_service_class(class);
+        let Some(context) = context.filter(|c| c.abstract_syntax == sop_class_uid.as_str() && is_storage(&c.abstract_syntax))
         else {
             return Err(Refusal::new(DimseStatus::SopClassNotSupported, "SOP class is not that of the presentation context"));
         };
@@ -353,7 +376,7 @@ impl Association {
                 answered
             }
             (None, Receiving::Refused(refusal)) => self.refuse(context_id, &command, refusal).await,
-            (None, Receiving::Storing(..)) => Err(Ending::StoreFault),
+            (None, Receiving::Storing(..) | Receiving::Gathering(_)) => Err(Ending::StoreFault),
         }
     }
 
@@ -374,7 +397,11 @@ impl Association {
 
     async fn answer(&mut self, context_id: u8, command: &Command, status: DimseStatus, comment: &str) -> Result<(), Ending> {
         let response = response_to(command, status, comment);
-        self.connection.send(&command_pdus(context_id, &response, self.peer_pdu_length_max)).await?;
+        self.send_response(context_id, &response).await
+    }
+
+    pub(super) async fn send_response(&mut self, context_id: u8, response: &[u8]) -> Result<(), Ending> {
+        self.connection.send(&command_pdus(context_id, response, self.peer_pdu_length_max)).await?;
         self.n_data_bytes = 0;
         // Bytes of the next message may be there already; its time begins now.
         let now = self.connection.now();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::domain::{AeTitle, StoredInstance};
+use crate::domain::{AeTitle, AvailableInstances, ProcedureStep, StoredInstance};
 use crate::journal::{Event, Level};
 use crate::spool::SpoolError;
 
@@ -21,6 +21,10 @@ pub enum ReceiveNotice {
         /// The evidence.
         evidence: Box<StoredInstance>,
     },
+    /// A modality created or changed a procedure step; it is durable and was answered with success. The whole step as it is now.
+    StepReported(Box<ProcedureStep>),
+    /// A peer says which instances it made available. Evidence for the moment: it may come again, and is not kept.
+    InstancesAvailable(Box<AvailableInstances>),
     /// An association opened.
     AssociationOpened {
         /// Our number for it, from 1.
@@ -69,6 +73,10 @@ pub(super) enum ReceiveEvent {
     InstanceConflicted { id: u64 },
     StorageFailed { id: u64, error: String },
     EchoAnswered { id: u64 },
+    RequestRefused { id: u64, operation: &'static str, status: DimseStatus, because: String },
+    CommitmentKept { id: u64, n_instances: usize, n_failed: usize },
+    CommitmentTold { id: u64 },
+    CommitmentPassedOn { id: u64, because: String },
 }
 
 impl Event for ReceiveEvent {
@@ -98,6 +106,10 @@ impl Event for ReceiveEvent {
             Self::InstanceConflicted { .. } => "InstanceConflicted",
             Self::StorageFailed { .. } => "StorageFailed",
             Self::EchoAnswered { .. } => "EchoAnswered",
+            Self::RequestRefused { .. } => "RequestRefused",
+            Self::CommitmentKept { .. } => "CommitmentKept",
+            Self::CommitmentTold { .. } => "CommitmentTold",
+            Self::CommitmentPassedOn { .. } => "CommitmentPassedOn",
         }
     }
 
@@ -111,6 +123,9 @@ impl Event for ReceiveEvent {
             | Self::ListenerStopped(_)
             | Self::AssociationAccepted { .. }
             | Self::AssociationReleased { .. }
+            | Self::CommitmentKept { .. }
+            | Self::CommitmentTold { .. }
+            | Self::CommitmentPassedOn { .. }
             | Self::ContextsRefused { .. } => Level::Info,
             Self::HandshakeFailed { .. }
             | Self::PeerPutOff { .. }
@@ -119,6 +134,7 @@ impl Event for ReceiveEvent {
             | Self::AssociationBroken { .. }
             | Self::RequestFailed { .. }
             | Self::InstanceRefused { .. }
+            | Self::RequestRefused { .. }
             | Self::InstanceConflicted { .. } => Level::Warn,
             Self::ConnectionRefused { .. } | Self::StorageFailed { .. } | Self::CertificateRefused { serves_on: false, .. } => {
                 Level::Error
@@ -168,6 +184,20 @@ impl Event for ReceiveEvent {
             }
             Self::StorageFailed { id, error } => format!("Association {id}: an instance was refused with 0xA700: {error}."),
             Self::EchoAnswered { id } => format!("Association {id}: C-ECHO answered."),
+            Self::RequestRefused { id, operation, status, because } => {
+                format!("Association {id}: {operation} was refused with 0x{:04X}: {because}.", status.code())
+            }
+            Self::CommitmentKept { id, n_instances, n_failed } => {
+                format!(
+                    "Association {id}: storage commitment of {n_instances} instances was asked for; {n_failed} are not committed."
+                )
+            }
+            Self::CommitmentTold { id } => {
+                format!("Association {id}: the requester has taken the answer of its storage commitment.")
+            }
+            Self::CommitmentPassedOn { id, because } => {
+                format!("Association {id}: {because}; the answer of a storage commitment goes over a new association.")
+            }
         }
     }
 }

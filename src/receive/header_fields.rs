@@ -7,7 +7,7 @@ use crate::domain::{Acquisition, FrameGeometry, InstanceHeader, Uid};
 
 use super::element_reader::{Encoding, Tag, Vr};
 use super::functional_groups::{FunctionalGroups, geometry};
-use super::header_scan::{PixelFacts, ScanError};
+use super::header_scan::{Collect, PixelFacts, ScanError};
 use super::values::{first_integer, first_number, first_u32, numbers, text, texts, triple};
 
 const SHARED_GROUPS: Tag = 0x5200_9229;
@@ -35,7 +35,7 @@ pub(super) enum Place {
 
 impl Place {
     /// The place inside item `idx` of sequence `tag` that stands here.
-    pub(super) fn item_of(self, tag: Tag, idx: usize) -> Self {
+    fn item_of(self, tag: Tag, idx: usize) -> Self {
         match (self, tag) {
             (Self::Top, SHARED_GROUPS) => Self::Groups(None),
             (Self::Top, PER_FRAME_GROUPS) => Self::Groups(Some(idx)),
@@ -99,30 +99,23 @@ struct Fields {
     acquisition: Acquisition,
 }
 
-impl Collector {
-    pub(super) fn new(frames_max: usize) -> Self {
-        Self {
-            study: None,
-            series: None,
-            sop_instance: None,
-            sop_class: None,
-            header: Fields::default(),
-            groups: FunctionalGroups::new(frames_max),
-            creators: Vec::new(),
-            pixels: None,
-        }
+impl Collect for Collector {
+    type Place = Place;
+    const TOP: Place = Place::Top;
+
+    fn place_of_item(parent: Place, tag: Tag, idx: usize) -> Place {
+        parent.item_of(tag, idx)
     }
 
-    pub(super) fn has_seen_pixels(&self) -> bool {
+    fn has_seen_pixels(&self) -> bool {
         self.pixels.is_some()
     }
 
-    pub(super) fn on_pixels(&mut self, n_bytes: u64, encapsulated: bool) {
+    fn on_pixels(&mut self, n_bytes: u64, encapsulated: bool) {
         self.pixels = Some((n_bytes, encapsulated));
     }
 
-    /// An item opens at `place`.
-    pub(super) fn on_item(&mut self, place: Place) -> Result<(), ScanError> {
+    fn on_item(&mut self, place: Place) -> Result<(), ScanError> {
         match place {
             Place::Groups(frame) => self.groups.on_item(frame),
             Place::ContrastAgent => {
@@ -133,8 +126,7 @@ impl Collector {
         }
     }
 
-    /// The standard's value representation of an element that is wanted at `place`; `None` where it is not.
-    pub(super) fn wanted_vr(&self, place: Place, tag: Tag) -> Option<Vr> {
+    fn wanted_vr(&self, place: Place, tag: Tag) -> Option<Vr> {
         match place {
             Place::Top => top_level_vr(tag).or_else(|| private_vr(tag)),
             Place::Macro(_, group) => FunctionalGroups::wanted_vr(group, tag),
@@ -143,8 +135,7 @@ impl Collector {
         }
     }
 
-    /// A wanted value.
-    pub(super) fn on_value(&mut self, place: Place, tag: Tag, vr: Vr, encoding: Encoding, value: &[u8]) -> Result<(), ScanError> {
+    fn on_value(&mut self, place: Place, tag: Tag, vr: Vr, encoding: Encoding, value: &[u8]) -> Result<(), ScanError> {
         match place {
             Place::Top => self.on_top_level(tag, vr, encoding, value),
             Place::Macro(frame, group) => {
@@ -166,6 +157,21 @@ impl Collector {
                 Ok(())
             }
             Place::Groups(_) | Place::Elsewhere => Ok(()),
+        }
+    }
+}
+
+impl Collector {
+    pub(super) fn new(frames_max: usize) -> Self {
+        Self {
+            study: None,
+            series: None,
+            sop_instance: None,
+            sop_class: None,
+            header: Fields::default(),
+            groups: FunctionalGroups::new(frames_max),
+            creators: Vec::new(),
+            pixels: None,
         }
     }
 

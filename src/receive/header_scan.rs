@@ -21,7 +21,7 @@ use super::element_reader::{
     ElementHead, Encoding, FileSource, ITEM, ITEM_END, SEQUENCE_END, Source, StreamSource, Tag, UNDEFINED, Vr, is_known_vr,
     read_head, read_length, read_tag,
 };
-use super::header_fields::{Collector, Place};
+use super::header_fields::Collector;
 
 const TRANSFER_SYNTAX_UID: Tag = 0x0002_0010;
 const PIXEL_DATA: Tag = 0x7FE0_0010;
@@ -159,18 +159,19 @@ pub fn scan_with_pixel_facts(
 ) -> Result<(InstanceHeader, PixelFacts), ScanError> {
     let mut source = FileSource::new(file)?;
     let transfer_syntax_uid = find_data_set(&mut source)?;
+    let fresh = Collector::new(limits.frames_max);
     let collector = match transfer_syntax_uid.as_str() {
         DEFLATED_LE => {
             let Some(Codec::Dataset(Some(adapter))) = TransferSyntaxRegistry.get(DEFLATED_LE).map(|syntax| syntax.codec()) else {
                 return Err(ScanError::Malformed { at: 0, why: "deflated data sets cannot be read by this build" });
             };
             let inflated = adapter.adapt_reader(Box::new(source.into_reader()));
-            Walk::new(StreamSource::new(inflated, limits.inflated_bytes_max), Encoding::EXPLICIT, limits).run()?
+            Walk::new(StreamSource::new(inflated, limits.inflated_bytes_max), Encoding::EXPLICIT, limits, fresh).run()?
         }
-        IMPLICIT_LE | GE_PRIVATE_DLX => Walk::new(source, Encoding::IMPLICIT, limits).run()?,
-        EXPLICIT_BE => Walk::new(source, Encoding::EXPLICIT_BIG, limits).run()?,
+        IMPLICIT_LE | GE_PRIVATE_DLX => Walk::new(source, Encoding::IMPLICIT, limits, fresh).run()?,
+        EXPLICIT_BE => Walk::new(source, Encoding::EXPLICIT_BIG, limits, fresh).run()?,
         // All other syntaxes, known or not, are explicit little endian (PS3.5 section A.4).
-        _ => Walk::new(source, Encoding::EXPLICIT, limits).run()?,
+        _ => Walk::new(source, Encoding::EXPLICIT, limits, fresh).run()?,
     };
     collector.finish(transfer_syntax_uid)
 }
@@ -230,36 +231,62 @@ fn read_file_meta<F: Read + Seek>(source: &mut FileSource<'_, F>) -> Result<Uid,
 }
 
 /// One open sequence, and the item of it that is open.
-struct Level {
+struct Level<P> {
     tag: Tag,
     encoding: Encoding,
     /// First byte after the sequence, or after the nearest enclosing thing with a defined length.
     bound: Option<u64>,
     undefined: bool,
-    item: Option<Item>,
+    item: Option<Item<P>>,
     n_items: usize,
 }
 
-struct Item {
+struct Item<P> {
     bound: Option<u64>,
     undefined: bool,
-    place: Place,
+    place: P,
+}
+
+/// What a walk keeps of the elements that it passes.
+pub(super) trait Collect {
+    /// Where an element stands, as far as the collector cares.
+    type Place: Copy;
+    /// The data set itself.
+    const TOP: Self::Place;
+
+    /// The place inside item `idx` of sequence `tag` that stands at `parent`.
+    fn place_of_item(parent: Self::Place, tag: Tag, idx: usize) -> Self::Place;
+    /// An item opens at `place`.
+    fn on_item(&mut self, place: Self::Place) -> Result<(), ScanError>;
+    /// The standard's value representation of an element that is wanted at `place`; `None` where it is not.
+    fn wanted_vr(&self, place: Self::Place, tag: Tag) -> Option<Vr>;
+    /// A wanted value.
+    fn on_value(&mut self, place: Self::Place, tag: Tag, vr: Vr, encoding: Encoding, value: &[u8]) -> Result<(), ScanError>;
+    /// Pixel data at the top was passed over.
+    fn on_pixels(&mut self, n_bytes: u64, encapsulated: bool);
+    /// Whether it was.
+    fn has_seen_pixels(&self) -> bool;
+}
+
+/// Walks over a data set that lies in memory (of a message other than C-STORE), from its first byte to its last.
+pub(super) fn walk<C: Collect>(bytes: &[u8], encoding: Encoding, limits: &ScanLimits, collector: C) -> Result<C, ScanError> {
+    let mut cursor = std::io::Cursor::new(bytes);
+    Walk::new(FileSource::new(&mut cursor)?, encoding, limits, collector).run()
 }
 
 /// The pass over all elements.
-struct Walk<'l, S: Source> {
+struct Walk<'l, S: Source, C: Collect> {
     source: S,
     encoding: Encoding,
     limits: &'l ScanLimits,
-    levels: Vec<Level>,
+    levels: Vec<Level<C::Place>>,
     n_elements: u64,
-    collector: Collector,
+    collector: C,
     value: Vec<u8>,
 }
 
-impl<'l, S: Source> Walk<'l, S> {
-    fn new(source: S, encoding: Encoding, limits: &'l ScanLimits) -> Self {
-        let collector = Collector::new(limits.frames_max);
+impl<'l, S: Source, C: Collect> Walk<'l, S, C> {
+    fn new(source: S, encoding: Encoding, limits: &'l ScanLimits, collector: C) -> Self {
         Self { source, encoding, limits, levels: Vec::new(), n_elements: 0, collector, value: Vec::new() }
     }
 
@@ -267,7 +294,7 @@ impl<'l, S: Source> Walk<'l, S> {
         ScanError::Malformed { at: self.source.position(), why }
     }
 
-    fn run(mut self) -> Result<Collector, ScanError> {
+    fn run(mut self) -> Result<C, ScanError> {
         loop {
             self.close_what_ends_here()?;
             if self.levels.is_empty() && self.source.at_end()? {
@@ -345,10 +372,10 @@ impl<'l, S: Source> Walk<'l, S> {
     }
 
     /// Where an item that opens now stands, in words of the collector.
-    fn place_of_item(&self) -> Place {
-        let Some((level, above)) = self.levels.split_last() else { return Place::Top };
-        let parent = above.last().and_then(|level| level.item.as_ref()).map_or(Place::Top, |item| item.place);
-        parent.item_of(level.tag, level.n_items)
+    fn place_of_item(&self) -> C::Place {
+        let Some((level, above)) = self.levels.split_last() else { return C::TOP };
+        let parent = above.last().and_then(|level| level.item.as_ref()).map_or(C::TOP, |item| item.place);
+        C::place_of_item(parent, level.tag, level.n_items)
     }
 
     /// One element of the data set or of an item. `false` when only padding is left.
@@ -412,7 +439,7 @@ impl<'l, S: Source> Walk<'l, S> {
     }
 
     fn value(&mut self, head: &ElementHead, encoding: Encoding) -> Result<(), ScanError> {
-        let place = self.levels.last().and_then(|level| level.item.as_ref()).map_or(Place::Top, |item| item.place);
+        let place = self.levels.last().and_then(|level| level.item.as_ref()).map_or(C::TOP, |item| item.place);
         let wanted = self.collector.wanted_vr(place, head.tag);
         match wanted {
             Some(vr) if head.length <= self.limits.value_bytes_max => {

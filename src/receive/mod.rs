@@ -10,10 +10,11 @@
 //! | `connection.rs` | stream -> whole PDUs, within deadlines |
 //! | `progress.rs` (pure) | bytes and pauses -> how long to wait |
 //! | `pdu_buffer.rs` (pure) | bytes -> PDUs and fragments, as ranges |
-//! | `negotiate.rs`, `sop_classes.rs`, `options.rs` (pure) | A-ASSOCIATE-RQ -> accept or reject |
+//! | `negotiate.rs`, `roles.rs`, `sop_classes.rs`, `options.rs` (pure) | A-ASSOCIATE-RQ -> accept or reject |
 //! | `dimse.rs`, `command.rs` (pure) | fragments -> events; responses |
 //! | `association.rs`, `ending.rs` | PDUs -> answers, notices, and how it ended |
 //! | `store.rs` (blocking) | fragments -> durable instance or status |
+//! | `n_services.rs`, `services.rs` (blocking), `service_data.rs` (pure) | N requests -> durable steps and commitments, and their reports |
 //! | `header_scan.rs`, `element_reader.rs`, `header_fields.rs`, `functional_groups.rs`, `values.rs` | Part-10 file -> `InstanceHeader` |
 //! | `events.rs` | what is told to the service and to the journal |
 
@@ -33,12 +34,16 @@ mod fuzz_targets;
 mod handshake;
 mod header_fields;
 pub mod header_scan;
+mod n_services;
 pub mod negotiate;
 mod options;
 mod pdu_buffer;
 mod progress;
 mod rates;
+mod roles;
 mod server;
+mod service_data;
+mod services;
 mod shared;
 mod slots;
 pub mod sop_classes;

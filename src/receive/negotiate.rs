@@ -12,7 +12,11 @@ use dicom_ul::pdu::{
 use crate::domain::{AeTitle, CertificateSha256};
 
 use super::options::ReceiveOptions;
-use super::sop_classes::{IMPLICIT_LITTLE_ENDIAN, VERIFICATION, choose_transfer_syntax, choose_unread_syntax, is_storage_class};
+use super::roles::Roles;
+use super::sop_classes::{
+    IMPLICIT_LITTLE_ENDIAN, STORAGE_COMMITMENT, VERIFICATION, choose_service_transfer_syntax, choose_transfer_syntax,
+    choose_unread_syntax, is_service_class, is_storage_class,
+};
 
 /// Our Implementation Class UID (PS3.7 section D.3.3.2), derived from a UUID (PS3.5 section B.2).
 pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.259331704819838872930790898416226441597";
@@ -221,16 +225,27 @@ fn accept(request: AssociationRQ, calling_ae_title: AeTitle, options: &ReceiveOp
         .filter(|context| choose_transfer_syntax(&context.transfer_syntaxes).is_some())
         .map(|context| uid_of(&context.abstract_syntax).to_owned())
         .collect();
+    let roles = Roles::proposed(&request.user_variables);
     for context in request.presentation_contexts {
         let abstract_syntax = uid_of(&context.abstract_syntax);
         let is_verification = abstract_syntax == VERIFICATION;
         verification_only &= is_verification;
+        let is_service =
+            is_service_class(abstract_syntax) && (options.storage_commitment || abstract_syntax != STORAGE_COMMITMENT);
         let known = is_verification
+            || is_service
             || is_storage_class(abstract_syntax)
             || options.sop_classes_extra.iter().any(|extra| extra == abstract_syntax);
         let unread = || if readable.contains(abstract_syntax) { None } else { choose_unread_syntax(&context.transfer_syntaxes) };
-        let (reason, transfer_syntax) = match (known, choose_transfer_syntax(&context.transfer_syntaxes).or_else(unread)) {
+        let chosen = if is_service {
+            choose_service_transfer_syntax(&context.transfer_syntaxes)
+        } else {
+            choose_transfer_syntax(&context.transfer_syntaxes).or_else(unread)
+        };
+        let user_asked = roles.asks_us_to_be_user(abstract_syntax);
+        let (reason, transfer_syntax) = match (known, chosen) {
             (false, _) => (PresentationContextResultReason::AbstractSyntaxNotSupported, IMPLICIT_LITTLE_ENDIAN),
+            (true, _) if user_asked => (PresentationContextResultReason::UserRejection, IMPLICIT_LITTLE_ENDIAN),
             (true, None) => (PresentationContextResultReason::TransferSyntaxesNotSupported, IMPLICIT_LITTLE_ENDIAN),
             (true, Some(chosen)) => (PresentationContextResultReason::Acceptance, chosen),
         };
@@ -241,7 +256,11 @@ fn accept(request: AssociationRQ, calling_ae_title: AeTitle, options: &ReceiveOp
             // What a peer calls an abstract syntax is only named if it is a UID: nothing else belongs into a log.
             _ => refused.push((
                 crate::domain::Uid::try_new(abstract_syntax).map_or_else(|_| "an invalid UID".to_owned(), |uid| uid.to_string()),
-                if known { "none of its transfer syntaxes can be read here" } else { "the SOP class is not accepted here" },
+                match (known, user_asked) {
+                    (false, _) => "the SOP class is not accepted here",
+                    (true, true) => "the peer wants to be the provider (SCP) of it, and so are we",
+                    (true, false) => "none of its transfer syntaxes can be read here",
+                },
             )),
         }
         results.push(PresentationContextResult { id: context.id, reason, transfer_syntax: transfer_syntax.to_owned() });
@@ -251,17 +270,19 @@ fn accept(request: AssociationRQ, calling_ae_title: AeTitle, options: &ReceiveOp
         .iter()
         .find_map(|item| if let UserVariableItem::MaxLength(length) = item { Some(*length) } else { None })
         .unwrap_or(0);
+    let mut user_variables = vec![
+        UserVariableItem::MaxLength(options.pdu_length_clamped()),
+        UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.to_owned()),
+        UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.to_owned()),
+    ];
+    user_variables.extend(roles.answers(contexts.iter().map(|context| context.abstract_syntax.as_str())));
     let reply = AssociationAC {
         protocol_version: 1,
         calling_ae_title: request.calling_ae_title,
         called_ae_title: request.called_ae_title,
         application_context_name: APPLICATION_CONTEXT.to_owned(),
         presentation_contexts: results,
-        user_variables: vec![
-            UserVariableItem::MaxLength(options.pdu_length_clamped()),
-            UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.to_owned()),
-            UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.to_owned()),
-        ],
+        user_variables,
     };
     Accepted { calling_ae_title, contexts, peer_pdu_length_max, verification_only, reply, refused }
 }
@@ -362,6 +383,41 @@ mod tests {
         let open = ReceiveOptions { called_ae_title_checked: false, ..ReceiveOptions::default() };
         let other = AssociationRQ { called_ae_title: "OTHER".to_owned(), ..request(&[]) };
         assert!(decide(other, peer(), &open).is_ok());
+    }
+
+    #[test]
+    fn storage_commitment_is_negotiated_only_where_the_site_has_turned_it_on() {
+        use super::super::sop_classes::{INSTANCE_AVAILABILITY, PROCEDURE_STEP};
+        let results = |options: &ReceiveOptions| -> Vec<u8> {
+            let proposed = request(&[
+                (1, PROCEDURE_STEP, &["1.2.840.10008.1.2.4.70", IMPLICIT_LITTLE_ENDIAN]),
+                (3, INSTANCE_AVAILABILITY, &["1.2.840.10008.1.2.4.70"]),
+                (5, STORAGE_COMMITMENT, &[IMPLICIT_LITTLE_ENDIAN]),
+            ]);
+            let accepted = decide(proposed, peer(), options).unwrap();
+            accepted.reply.presentation_contexts.iter().map(|c| c.reason.clone() as u8).collect()
+        };
+        assert_eq!(results(&ReceiveOptions::default()), [0, 4, 3]);
+        assert_eq!(results(&ReceiveOptions { storage_commitment: true, ..ReceiveOptions::default() }), [0, 4, 0]);
+    }
+
+    #[test]
+    fn roles_are_answered_for_accepted_classes_alone() {
+        use dicom_ul::pdu::RequestorRoles;
+        let mut proposed = request(&[(1, MR, &[IMPLICIT_LITTLE_ENDIAN]), (3, VERIFICATION, &[IMPLICIT_LITTLE_ENDIAN])]);
+        let role =
+            |class: &str, scu, scp| UserVariableItem::ScuScpRoleSelectionSubItem(class.to_owned(), RequestorRoles { scu, scp });
+        proposed.user_variables.extend([role(MR, true, true), role("1.2.3", true, true), role(VERIFICATION, false, true)]);
+        let accepted = decide(proposed, peer(), &ReceiveOptions::default()).unwrap();
+        let codes: Vec<_> = accepted.reply.presentation_contexts.iter().map(|c| c.reason.clone() as u8).collect();
+        assert_eq!(codes, [0, 1], "who asks us to be the user of a class is refused it");
+        let roles: Vec<_> = accepted
+            .reply
+            .user_variables
+            .iter()
+            .filter(|v| matches!(v, UserVariableItem::ScuScpRoleSelectionSubItem(..)))
+            .collect();
+        assert_eq!(roles, [&role(MR, true, false)]);
     }
 
     #[test]

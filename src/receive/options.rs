@@ -119,6 +119,8 @@ pub struct ReceiveOptions {
     pub association_s_max: u32,
     /// Storage SOP classes to accept beside the built-in ones.
     pub sop_classes_extra: Vec<String>,
+    /// Whether storage commitment is offered.
+    pub storage_commitment: bool,
 }
 
 impl ReceiveOptions {
@@ -151,6 +153,7 @@ impl Default for ReceiveOptions {
             idle_timeout_s: 60,
             association_s_max: 4 * 3600,
             sop_classes_extra: Vec::new(),
+            storage_commitment: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     pub(super) events: mpsc::Sender<ReceiveNotice>,
     pub(super) journal: Journal,
     pub(super) clock: fn() -> Monotonic,
+    /// Bytes of N data sets in memory, of all associations (`n_services.rs`).
+    pub(super) data_set_bytes: Arc<AtomicUsize>,
     slots: Mutex<Slots>,
     rates: Mutex<Rates>,
     evictions: Mutex<BTreeMap<u64, Arc<Notify>>>,
@@ -37,7 +40,17 @@ impl Shared {
     ) -> Self {
         let slots = Mutex::new(Slots::new(options.associations_max, options.associations_per_peer_max));
         let rates = Rates::new(options.connections_per_minute_max, options.failures_per_minute_max, options.loopback_rated);
-        Self { options, sink, events, journal, clock, slots, rates: Mutex::new(rates), evictions: Mutex::default() }
+        Self {
+            options,
+            sink,
+            events,
+            journal,
+            clock,
+            data_set_bytes: Arc::default(),
+            slots,
+            rates: Mutex::new(rates),
+            evictions: Mutex::default(),
+        }
     }
 
     /// The table of connections. A panic while it was locked left it whole: each change is one assignment.

@@ -10,6 +10,21 @@ pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 /// Implicit VR little endian: what every DICOM program speaks.
 pub const IMPLICIT_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
 
+/// Modality Performed Procedure Step SCP: N-CREATE and N-SET (PS3.4 annex F).
+pub const PROCEDURE_STEP_CLASSES: [&str; 1] = [PROCEDURE_STEP];
+/// Instance Availability Notification SCP: N-CREATE (PS3.4 annex R).
+pub const INSTANCE_AVAILABILITY_CLASSES: [&str; 1] = [INSTANCE_AVAILABILITY];
+/// Storage Commitment Push Model SCP: N-ACTION and N-EVENT-REPORT (PS3.4 annex J); only where the site has turned it on.
+pub const STORAGE_COMMITMENT_CLASSES: [&str; 1] = [STORAGE_COMMITMENT];
+/// Transfer syntaxes of those services, most wanted first: their data sets hold no pixels.
+pub const SERVICE_TRANSFER_SYNTAXES: [&str; 2] = ["1.2.840.10008.1.2.1", IMPLICIT_LITTLE_ENDIAN];
+
+/// Modality Performed Procedure Step SOP Class.
+pub const PROCEDURE_STEP: &str = "1.2.840.10008.3.1.2.3.3";
+/// Instance Availability Notification SOP Class.
+pub const INSTANCE_AVAILABILITY: &str = "1.2.840.10008.5.1.4.33";
+pub use crate::domain::{STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE};
+
 /// Image storage classes, which must come with pixels.
 const IMAGE_CLASSES: [&str; 17] = [
     "1.2.840.10008.5.1.4.1.1.2",     // CT
@@ -81,6 +96,17 @@ pub fn is_storage_class(uid: &str) -> bool {
 /// Every storage SOP class that is accepted without being configured, and whether it must come with pixels.
 pub fn storage_classes() -> impl Iterator<Item = (&'static str, bool)> {
     IMAGE_CLASSES.into_iter().map(|uid| (uid, true)).chain(OTHER_CLASSES.into_iter().map(|uid| (uid, false)))
+}
+
+/// Whether `uid` is the SOP class of a service beside storage and verification.
+#[must_use]
+pub fn is_service_class(uid: &str) -> bool {
+    [PROCEDURE_STEP_CLASSES, INSTANCE_AVAILABILITY_CLASSES, STORAGE_COMMITMENT_CLASSES].concat().contains(&uid)
+}
+
+/// The most wanted of the transfer syntaxes proposed for a service's class.
+pub fn choose_service_transfer_syntax(proposed: &[String]) -> Option<&'static str> {
+    SERVICE_TRANSFER_SYNTAXES.into_iter().find(|wanted| proposed.iter().any(|uid| uid.trim_end_matches('\0') == *wanted))
 }
 
 /// Whether objects of this class are images and so must hold pixels.
@@ -156,6 +182,13 @@ mod tests {
             uids::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE,
         ] {
             assert!(is_storage_class(uid), "{uid}");
+        }
+        for uid in [
+            uids::MODALITY_PERFORMED_PROCEDURE_STEP,
+            uids::INSTANCE_AVAILABILITY_NOTIFICATION,
+            uids::STORAGE_COMMITMENT_PUSH_MODEL,
+        ] {
+            assert!(is_service_class(uid) && !is_storage_class(uid), "{uid}");
         }
         assert!(!is_storage_class(uids::NUCLEAR_MEDICINE_IMAGE_STORAGE) && !is_image_class(uids::ENHANCED_SR_STORAGE));
     }

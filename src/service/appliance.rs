@@ -22,12 +22,12 @@ use super::{ServiceError, ServiceOptions, budget, fetch, monotonic_now, settings
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
 use crate::config::Config;
-use crate::deliver::{Channel, Deliverer, Secret, Webhook};
+use crate::deliver::{Channel, Deliverer, EventReporter, Secret, Webhook};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
 use crate::journal::Journal;
 use crate::receive::{self, Listeners, TlsKeeper};
 use crate::signal::{SignalOptions, Signaller};
-use crate::spool::{Spool, Store};
+use crate::spool::{ServiceStore, Spool, Store};
 use crate::web::{self, WebState};
 
 /// Bound of receive -> conductor.
@@ -160,6 +160,10 @@ impl Service {
 
         let (fetch, fetched) = fetch::start(&config, &roles, shutdown.clone());
         let fetching = fetch.as_ref().map(fetch::FetchDesk::abort_handle);
+        let reporter = EventReporter::new(Arc::new(spool.clone()), settings::event_report(&config), journal.clone(), wall_now);
+        let commitments = reporter.health();
+        let reporting = tokio::spawn(reporter.run(shutdown.clone()));
+
         let mut conductor = Conductor {
             fetch,
             assembler: Assembler::new(settings::assemble(&config, roles)),
@@ -174,6 +178,7 @@ impl Service {
             webhooks: config.alerts.webhook.clone(),
             waker,
             delivery,
+            commitments,
             npu,
             tls,
             vitals,
@@ -185,11 +190,12 @@ impl Service {
             journal: journal.clone(),
         };
         conductor.reload_unacknowledged();
+        conductor.restore_steps();
         conductor.replay();
         conductor.ready(&addresses.in_words());
         conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, fetched, shutdown }).await;
         journal.record(&ServiceReport::ServiceStopped);
-        let tasks = [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle()];
+        let tasks = [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle(), reporting.abort_handle()];
         for task in tasks.into_iter().chain(fetching) {
             let end = tokio::time::Instant::now() + STOP_WAIT;
             while !task.is_finished() && tokio::time::Instant::now() < end {
@@ -202,6 +208,21 @@ impl Service {
 }
 
 impl Conductor {
+    /// Takes up again the procedure steps of studies that have no final verdict, before their instances.
+    fn restore_steps(&mut self) {
+        match tokio::task::block_in_place(|| self.spool.pending_steps()) {
+            Ok(steps) => {
+                if !steps.is_empty() {
+                    self.journal.record(&ServiceReport::StepsRestored { n: steps.len() });
+                }
+                for step in steps {
+                    self.on_step_reported(step);
+                }
+            }
+            Err(_) => self.set_condition(DeviceCondition::StorageFailing, true),
+        }
+    }
+
     /// Takes up again what was stored without a verdict before the process ended.
     fn replay(&mut self) {
         let records = match tokio::task::block_in_place(|| self.spool.pending()) {

@@ -3,7 +3,7 @@
 //! It holds the two pure state machines (assemble, signal), so their order of events is the order in which this task sees them. Calls that
 //! wait for the disk run inside `block_in_place`; nothing here waits for the model or for a peer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use super::{ServiceEvent, monotonic_now, settings, wall_now};
 use crate::assemble::{AssembleAction, AssembleEvent, Assembler};
 use crate::board::{BoardNotice, LampHandle};
 use crate::config::WebhookConfig;
-use crate::deliver::{DeliverWaker, DeliveryHealth, verdict_json};
-use crate::domain::{DeviceCondition, Lamp, Monotonic, StoredInstance, Study, Uid, Verdict};
+use crate::deliver::{CommitmentHealth, DeliverWaker, DeliveryHealth, verdict_json};
+use crate::domain::{AvailableInstances, DeviceCondition, Lamp, Monotonic, ProcedureStep, StoredInstance, Study, Uid, Verdict};
 use crate::infer::NpuWatch;
 use crate::journal::Journal;
 use crate::receive::{ReceiveNotice, TlsKeeper};
@@ -64,6 +64,7 @@ pub(super) struct Conductor {
     pub(super) webhooks: Vec<WebhookConfig>,
     pub(super) waker: DeliverWaker,
     pub(super) delivery: watch::Receiver<DeliveryHealth>,
+    pub(super) commitments: watch::Receiver<CommitmentHealth>,
     pub(super) npu: NpuWatch,
     /// Certificates of the TLS listener, if there is one.
     pub(super) tls: Option<Arc<TlsKeeper>>,
@@ -142,7 +143,22 @@ impl Conductor {
             }
             // The evidence is kept and journalled by the spool; it never replaces the first.
             ReceiveNotice::InstanceConflict { .. } => self.teller.studies_changed(),
+            ReceiveNotice::StepReported(step) => self.on_step_reported(*step),
+            ReceiveNotice::InstancesAvailable(available) => self.on_instances_available(*available),
         }
+    }
+
+    /// A modality has created or changed a procedure step: evidence for when its studies are complete.
+    pub(super) fn on_step_reported(&mut self, step: ProcedureStep) {
+        let (n_series, n_instances) = (step.series.len(), step.series.values().map(BTreeSet::len).sum());
+        let status = step.status.as_str();
+        self.journal.record(&super::events::ServiceReport::StepReported { status, n_series, n_instances });
+    }
+
+    /// A peer says which instances of a study it made available: evidence as well.
+    pub(super) fn on_instances_available(&mut self, available: AvailableInstances) {
+        let n_instances = available.series.values().map(BTreeSet::len).sum();
+        self.journal.record(&super::events::ServiceReport::InstancesAvailable { n_instances });
     }
 
     /// A durable instance goes to the assembler. The first one of a study that has a past brings its earlier instances along.
@@ -339,6 +355,8 @@ impl Conductor {
         }
         let undelivered = self.delivery.borrow_and_update().undelivered;
         self.set_condition(DeviceCondition::AlertsUndelivered, undelivered);
+        let untold = self.commitments.borrow_and_update().undelivered;
+        self.set_condition(DeviceCondition::CommitmentsUndelivered, untold);
         let npu = self.npu.status();
         self.set_condition(DeviceCondition::NpuLost, npu.lost.is_some());
         self.teller.set_npu(npu);

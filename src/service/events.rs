@@ -49,6 +49,25 @@ pub enum ServiceReport {
         /// Instances.
         n_instances: usize,
     },
+    /// A modality reported a procedure step.
+    StepReported {
+        /// Its state.
+        status: &'static str,
+        /// Series that it names.
+        n_series: usize,
+        /// Instances that it names.
+        n_instances: usize,
+    },
+    /// A peer reported which instances it made available.
+    InstancesAvailable {
+        /// How many.
+        n_instances: usize,
+    },
+    /// Procedure steps of studies without a final verdict were taken up again at the start.
+    StepsRestored {
+        /// How many.
+        n: usize,
+    },
     /// The service is ready.
     ServiceStarted {
         /// Where it listens.
@@ -73,6 +92,9 @@ impl Event for ServiceReport {
             Self::KernelRefused { .. } => "KernelRefused",
             Self::ReplaySkipped { .. } => "ReplaySkipped",
             Self::StudiesReplayed { .. } => "StudiesReplayed",
+            Self::StepReported { .. } => "StepReported",
+            Self::InstancesAvailable { .. } => "InstancesAvailable",
+            Self::StepsRestored { .. } => "StepsRestored",
             Self::ServiceStarted { .. } => "ServiceStarted",
             Self::ServiceStopped => "ServiceStopped",
         }
@@ -80,7 +102,12 @@ impl Event for ServiceReport {
 
     fn level(&self) -> Level {
         match self {
-            Self::StudiesReplayed { .. } | Self::ServiceStarted { .. } | Self::ServiceStopped => Level::Info,
+            Self::StudiesReplayed { .. }
+            | Self::StepReported { .. }
+            | Self::InstancesAvailable { .. }
+            | Self::StepsRestored { .. }
+            | Self::ServiceStarted { .. }
+            | Self::ServiceStopped => Level::Info,
             Self::ConductorWasSilent { .. } | Self::KernelRefused { .. } | Self::ReplaySkipped { .. } => Level::Warn,
             Self::VerdictNotRecorded { .. }
             | Self::AcknowledgementNotKept { .. }
@@ -105,6 +132,11 @@ impl Event for ServiceReport {
             Self::StudiesReplayed { n_instances } => {
                 format!("{n_instances} stored instances without a verdict were taken up again")
             }
+            Self::StepReported { status, n_series, n_instances } => {
+                format!("a modality reports a procedure step {status} with {n_series} series and {n_instances} instances")
+            }
+            Self::InstancesAvailable { n_instances } => format!("a peer reports {n_instances} instances as available"),
+            Self::StepsRestored { n } => format!("{n} procedure steps of studies without a final verdict were taken up again"),
             Self::ServiceStarted { addresses } => format!("listening on {addresses}"),
             Self::ServiceStopped => "stopped in order".into(),
         }

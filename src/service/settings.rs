@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::assemble::AssembleOptions;
 use crate::board::BoardProfile;
 use crate::config::{Config, PeerRange};
+use crate::deliver::EventReportOptions;
 use crate::domain::{InputChannel, ModelSpec};
 use crate::receive::{PeerNet, PeerRule, ReceiveOptions, TlsFiles};
 use crate::spool::SpoolOptions;
@@ -23,6 +24,7 @@ pub(super) fn spool(config: &Config) -> SpoolOptions {
         bytes_max: config.spool.mib_max * MIB,
         free_bytes_min: config.spool.free_mib_min * MIB,
         instance_bytes_max: config.dicom.instance_mib_max * MIB,
+        commitment_hold_ms: i64::try_from(config.spool.commitment_hold_days).unwrap_or(i64::MAX).saturating_mul(86_400_000),
     }
 }
 
@@ -55,6 +57,7 @@ pub(super) fn receive(config: &Config) -> ReceiveOptions {
         idle_timeout_s: seconds(dicom.idle_timeout_s),
         association_s_max: seconds(dicom.association_s_max),
         sop_classes_extra: dicom.sop_classes_extra.iter().map(ToString::to_string).collect(),
+        storage_commitment: dicom.storage_commitment,
     }
 }
 
@@ -83,6 +86,15 @@ pub(super) fn tls(config: &Config) -> Option<TlsFiles> {
 /// The configuration bounds its seconds far below this.
 fn seconds(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// Options of what tells storage commitments to their requesters.
+pub(super) fn event_report(config: &Config) -> EventReportOptions {
+    EventReportOptions {
+        peers: config.dicom.peer.iter().filter_map(|peer| Some((peer.ae_title.clone(), peer.call?))).collect(),
+        undelivered_s_max: config.alerts.undelivered_s_max,
+        ..EventReportOptions::new(config.dicom.ae_title.clone())
+    }
 }
 
 /// Options of the assembler; `roles` are the model's input channels.
@@ -128,6 +140,8 @@ pub(super) fn fixed_status(
     addresses
         .extend(config.alerts.webhook.iter().enumerate().map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
     addresses.extend(config.pacs.iter().map(|pacs| named("PACS", format!("{} at {}", pacs.ae_title, pacs.address.as_str()))));
+    let calls = |peer: &crate::config::PeerConfig| Some(named(&format!("calls {}", peer.ae_title), peer.call?.to_string()));
+    addresses.extend(config.dicom.peer.iter().filter_map(calls));
     StatusSnapshot {
         ae_title: config.dicom.ae_title.to_string(),
         board: format!("{}: {}", profile.name, profile.description),

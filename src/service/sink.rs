@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::spool::{FullBecause, IncomingInstance, InstanceSink, Spool, SpoolError};
+use crate::spool::{FullBecause, IncomingInstance, InstanceSink, ServiceStore, Spool, SpoolError};
 
 /// The spool behind a gate.
 pub(super) struct GatedSink {
@@ -26,5 +26,9 @@ impl InstanceSink for GatedSink {
             return Err(SpoolError::Full { because: FullBecause::Backlog });
         }
         self.spool.begin()
+    }
+
+    fn services(&self) -> Option<Arc<dyn ServiceStore>> {
+        self.spool.services()
     }
 }

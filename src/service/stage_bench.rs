@@ -117,7 +117,8 @@ pub fn measure(package: &ModelPackage, options: &BenchOptions) -> Result<SpeedTa
 }
 
 fn open_spool(dir: &Path) -> Result<Spool, String> {
-    let options = SpoolOptions { bytes_max: 16 << 30, free_bytes_min: 1 << 20, instance_bytes_max: 2 << 30 };
+    let options =
+        SpoolOptions { bytes_max: 16 << 30, free_bytes_min: 1 << 20, instance_bytes_max: 2 << 30, ..SpoolOptions::default() };
     Spool::open(dir, options, Journal::new(wall_now), wall_now).map_err(|error| error.to_string())
 }
 

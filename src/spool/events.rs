@@ -84,6 +84,11 @@ pub enum SpoolEvent {
         /// Which channel.
         channel: String,
     },
+    /// The list of procedure steps was full: the oldest made room.
+    StepsDropped {
+        /// How many.
+        n: u64,
+    },
     /// Somebody has taken note of a study.
     StudyAcknowledged {
         /// The latest verdict that it covers.
@@ -112,6 +117,7 @@ impl Event for SpoolEvent {
             Self::FileLeft { .. } => "FileLeft",
             Self::VerdictRecorded { .. } => "VerdictRecorded",
             Self::NoticeQueued { .. } => "NoticeQueued",
+            Self::StepsDropped { .. } => "StepsDropped",
             Self::StudyAcknowledged { .. } => "StudyAcknowledged",
         }
     }
@@ -124,6 +130,7 @@ impl Event for SpoolEvent {
             | Self::StoreRoomMade
             | Self::StoreRecovered
             | Self::VerdictRecorded { .. }
+            | Self::StepsDropped { .. }
             | Self::StudyAcknowledged { .. } => Level::Info,
             Self::IncomingSwept { .. } | Self::InstanceConflicted { .. } | Self::FileLeft { .. } => Level::Warn,
             Self::InstancesLost { .. } | Self::StoreFull { .. } | Self::StoreFailed { .. } => Level::Error,
@@ -164,6 +171,11 @@ impl Event for SpoolEvent {
             }
             Self::NoticeQueued { verdict_number, channel } => {
                 format!("A notice of verdict {verdict_number} waits for {channel}.")
+            }
+            Self::StepsDropped { n } => {
+                format!(
+                    "The list of procedure steps was full: the {n} oldest made room; a change of theirs is answered as unknown."
+                )
             }
             Self::StudyAcknowledged { verdict_number } => {
                 format!("The verdicts up to {verdict_number} of a study are acknowledged.")

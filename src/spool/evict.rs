@@ -2,7 +2,8 @@
 //!
 //! Only a whole study goes, and only when its latest verdict has seen every instance and every notice about it is delivered (DESIGN.md
 //! rule 1). Oldest by number of its last instance: the order of arrival, whatever the box's clock did. Verdicts, deliveries and
-//! acknowledgements stay. Rows go first: a crash in between leaves files without rows, which the next start sweeps.
+//! acknowledgements stay. A study with instances that were committed to a peer (PS3.4 annex J) stays for the time of
+//! `commitment_hold_ms`. Rows go first: a crash in between leaves files without rows, which the next start sweeps.
 
 use std::path::PathBuf;
 
@@ -15,11 +16,12 @@ use super::layout::Layout;
 use super::schema::sql;
 use crate::domain::{Uid, WallTime};
 
-/// A study that nobody needs any more, as a condition on `studies s`.
+/// A study that nobody needs any more, as a condition on `studies s`; `?1` is the time since when a commitment holds a study.
 macro_rules! evictable {
     () => {
         "s.n_instances > 0 AND s.verdict_number IS NOT NULL AND s.n_covered >= s.n_instances \
-         AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.study_id = s.id AND o.delivered_at IS NULL)"
+         AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.study_id = s.id AND o.delivered_at IS NULL) \
+         AND NOT EXISTS (SELECT 1 FROM commitment_holds h WHERE h.study_id = s.id AND h.committed_at > ?1)"
     };
 }
 
@@ -45,7 +47,8 @@ impl Evicted {
 }
 
 /// Takes the oldest evictable study out of the index; `None` when there is none.
-pub(super) fn oldest(writer: &mut Connection, now: WallTime) -> Result<Option<Evicted>, SpoolError> {
+/// `held_since`: studies committed after it are held.
+pub(super) fn oldest(writer: &mut Connection, now: WallTime, held_since: WallTime) -> Result<Option<Evicted>, SpoolError> {
     let doing = "evicting a study";
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql(doing))?;
     let found = transaction
@@ -54,7 +57,7 @@ pub(super) fn oldest(writer: &mut Connection, now: WallTime) -> Result<Option<Ev
             evictable!(),
             " ORDER BY s.last_number LIMIT 1"
         ))
-        .and_then(|mut find| find.query_row([], |row| Ok((row.get::<_, i64>(0)?, uid_at(row, 1)?))).optional())
+        .and_then(|mut find| find.query_row([held_since.0], |row| Ok((row.get::<_, i64>(0)?, uid_at(row, 1)?))).optional())
         .map_err(sql(doing))?;
     let Some((study_id, study_instance_uid)) = found else { return Ok(None) };
     let files = |statement: &str| -> rusqlite::Result<Vec<(u64, u64)>> {
@@ -64,7 +67,11 @@ pub(super) fn oldest(writer: &mut Connection, now: WallTime) -> Result<Option<Ev
     };
     let instances = files("SELECT number, n_bytes FROM instances WHERE study_id = ?1 ORDER BY number").map_err(sql(doing))?;
     let conflicts = files("SELECT number, n_bytes FROM conflicts WHERE study_id = ?1 ORDER BY number").map_err(sql(doing))?;
-    for statement in ["DELETE FROM conflicts WHERE study_id = ?1", "DELETE FROM instances WHERE study_id = ?1"] {
+    for statement in [
+        "DELETE FROM conflicts WHERE study_id = ?1",
+        "DELETE FROM instances WHERE study_id = ?1",
+        "DELETE FROM commitment_holds WHERE study_id = ?1",
+    ] {
         transaction.prepare_cached(statement).and_then(|mut run| run.execute([study_id])).map_err(sql(doing))?;
     }
     transaction
@@ -75,13 +82,13 @@ pub(super) fn oldest(writer: &mut Connection, now: WallTime) -> Result<Option<Ev
     Ok(Some(Evicted { study_instance_uid, instances, conflicts }))
 }
 
-/// What eviction could free at most, whole blocks.
-pub(super) fn evictable_bytes(reader: &Connection) -> Result<u64, SpoolError> {
+/// What eviction could free at most, whole blocks; `held_since` as in [`oldest`].
+pub(super) fn evictable_bytes(reader: &Connection, held_since: WallTime) -> Result<u64, SpoolError> {
     reader
         .prepare_cached(concat!(
-            "SELECT coalesce(sum((i.n_bytes + ?1 - 1) / ?1 * ?1), 0) FROM instances i JOIN studies s ON s.id = i.study_id WHERE ",
+            "SELECT coalesce(sum((i.n_bytes + ?2 - 1) / ?2 * ?2), 0) FROM instances i JOIN studies s ON s.id = i.study_id WHERE ",
             evictable!()
         ))
-        .and_then(|mut find| find.query_row([to_column(BLOCK_BYTES)], |row| count_at(row, 0)))
+        .and_then(|mut find| find.query_row((held_since.0, to_column(BLOCK_BYTES)), |row| count_at(row, 0)))
         .map_err(sql("adding up what may be evicted"))
 }

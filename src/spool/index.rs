@@ -167,6 +167,32 @@ pub(super) fn insert_conflict(connection: &Connection, row: &NewRow<'_>, first: 
     Ok(())
 }
 
+/// What is stored under the UID, as a record.
+pub(super) fn record(
+    connection: &Connection,
+    layout: &Layout,
+    sop_instance_uid: &Uid,
+) -> Result<Option<StoredInstanceRecord>, SpoolError> {
+    connection
+        .prepare_cached(
+            "SELECT i.number, i.sop_instance_uid, s.study_instance_uid, i.n_bytes, i.sha256, i.received_at \
+             FROM instances i JOIN studies s ON s.id = i.study_id WHERE i.sop_instance_uid = ?1",
+        )
+        .and_then(|mut find| find.query_row([sop_instance_uid.as_str()], |row| record_at(row, layout)).optional())
+        .map_err(sql("looking an instance up"))
+}
+
+fn record_at(row: &Row<'_>, layout: &Layout) -> rusqlite::Result<StoredInstanceRecord> {
+    Ok(StoredInstanceRecord {
+        path: layout.instance(count_at(row, 0)?),
+        sop_instance_uid: uid_at(row, 1)?,
+        study_instance_uid: uid_at(row, 2)?,
+        n_bytes: count_at(row, 3)?,
+        sha256: row.get(4)?,
+        received_at: WallTime(row.get(5)?),
+    })
+}
+
 /// See [`super::Store::pending`].
 pub(super) fn pending(connection: &Connection, layout: &Layout) -> Result<Vec<StoredInstanceRecord>, SpoolError> {
     let doing = "listing pending instances";
@@ -177,18 +203,7 @@ pub(super) fn pending(connection: &Connection, layout: &Layout) -> Result<Vec<St
              WHERE s.n_instances > 0 AND (s.verdict_number IS NULL OR s.n_covered < s.n_instances) ORDER BY s.id, i.number",
         )
         .map_err(sql(doing))?;
-    let rows = find
-        .query_map([], |row| {
-            Ok(StoredInstanceRecord {
-                path: layout.instance(count_at(row, 0)?),
-                sop_instance_uid: uid_at(row, 1)?,
-                study_instance_uid: uid_at(row, 2)?,
-                n_bytes: count_at(row, 3)?,
-                sha256: row.get(4)?,
-                received_at: WallTime(row.get(5)?),
-            })
-        })
-        .map_err(sql(doing))?;
+    let rows = find.query_map([], |row| record_at(row, layout)).map_err(sql(doing))?;
     rows.collect::<Result<_, _>>().map_err(sql(doing))
 }
 

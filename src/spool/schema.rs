@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::error::{FullBecause, SpoolError};
 
 /// Step `n` brings schema `n` to `n + 1`; `user_version` holds how many were taken. Steps are only ever appended.
-const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// A reader may find the database locked for moments (checkpoint, recovery): wait so long.
 const BUSY_MS: u64 = 5_000;
@@ -95,7 +95,7 @@ mod tests {
         raw.pragma_update(None, "user_version", 99).expect("set");
         drop(raw);
         let before = std::fs::read(&path).expect("read");
-        assert_eq!(open(&path).err(), Some(SpoolError::SchemaNewer { found: 99, known: 1 }));
+        assert_eq!(open(&path).err(), Some(SpoolError::SchemaNewer { found: 99, known: 2 }));
         assert_eq!(std::fs::read(&path).expect("read"), before);
     }
 

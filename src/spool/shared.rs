@@ -96,6 +96,11 @@ impl Shared {
         self.number_next.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Studies that were committed after this moment are held back from eviction.
+    pub(super) fn held_since(&self) -> WallTime {
+        WallTime((self.clock)().0.saturating_sub(self.options.commitment_hold_ms))
+    }
+
     /// Reports to the journal.
     pub(super) fn record(&self, event: &SpoolEvent) {
         self.journal.record(event);
@@ -171,7 +176,9 @@ impl Shared {
                 Ok(()) => return Ok(()),
                 Err(because) => because,
             };
-            let Some(gone) = evict::oldest(&mut writer, (self.clock)())? else { return Err(SpoolError::Full { because }) };
+            let Some(gone) = evict::oldest(&mut writer, (self.clock)(), self.held_since())? else {
+                return Err(SpoolError::Full { because });
+            };
             let mut n_bytes_freed = 0;
             for (path, n_bytes) in gone.files(&self.layout) {
                 if self.remove(&path) {

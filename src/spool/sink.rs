@@ -4,8 +4,10 @@
 //! use. All calls block (they wait for the disk): from async code call them inside `spawn_blocking`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::SpoolError;
+use super::services::ServiceStore;
 use super::types::{
     Committed, Notice, OutboxEntry, OutboxStats, StoredInstanceRecord, StudyDetail, StudySummary, Usage, VerdictRecord,
 };
@@ -18,6 +20,11 @@ pub trait InstanceSink: Send + Sync {
     /// # Errors
     /// [`SpoolError::Full`] when there is no room, [`SpoolError::Failing`] when the disk fails.
     fn begin(&self) -> Result<Box<dyn IncomingInstance>, SpoolError>;
+
+    /// Where procedure steps and storage commitments go; `None` for a store of images alone, which offers no such service.
+    fn services(&self) -> Option<Arc<dyn ServiceStore>> {
+        None
+    }
 }
 
 /// One instance while it arrives. Dropped without [`IncomingInstance::commit`], it leaves nothing behind.

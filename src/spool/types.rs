@@ -15,12 +15,15 @@ pub struct SpoolOptions {
     pub free_bytes_min: u64,
     /// Largest single instance file, bytes; a larger one is refused while it arrives.
     pub instance_bytes_max: u64,
+    /// A study with committed instances is not evicted before it has been so for this long, ms by the box's clock (PS3.4 annex J: who
+    /// commits takes responsibility).
+    pub commitment_hold_ms: i64,
 }
 
 impl Default for SpoolOptions {
-    /// 16 GiB of instances, 512 MiB kept free, 1 GiB for one instance.
+    /// 16 GiB of instances, 512 MiB kept free, 1 GiB for one instance, committed ones held for 30 days.
     fn default() -> Self {
-        Self { bytes_max: 16 << 30, free_bytes_min: 512 << 20, instance_bytes_max: 1 << 30 }
+        Self { bytes_max: 16 << 30, free_bytes_min: 512 << 20, instance_bytes_max: 1 << 30, commitment_hold_ms: 30 * 86_400_000 }
     }
 }
 

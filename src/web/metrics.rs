@@ -14,13 +14,14 @@ use crate::journal::Journal;
 const LAMPS: [Lamp; 8] =
     [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
 const DEVICE_STATES: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Degraded, DeviceState::Fault];
-const CONDITIONS: [DeviceCondition; 16] = [
+const CONDITIONS: [DeviceCondition; 17] = [
     DeviceCondition::DiskNearlyFull,
     DeviceCondition::DiskFull,
     DeviceCondition::StorageFailing,
     DeviceCondition::Hot,
     DeviceCondition::MemoryShort,
     DeviceCondition::AlertsUndelivered,
+    DeviceCondition::CommitmentsUndelivered,
     DeviceCondition::ModelUnusable,
     DeviceCondition::InferenceStuck,
     DeviceCondition::ProbeSilent,

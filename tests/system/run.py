@@ -16,6 +16,7 @@ import interop
 import npu
 import peers
 import plug
+import services
 import tls
 
 MODULES = (
@@ -25,6 +26,7 @@ MODULES = (
     bad_input,
     faults,
     npu,
+    services,
     tls,
 )
 

@@ -4,6 +4,7 @@ mod faulty_disk;
 mod model;
 mod power_cut;
 mod records;
+mod services;
 mod stores;
 
 use std::cell::Cell;
@@ -61,7 +62,7 @@ fn open(dir: &Path, options: SpoolOptions) -> Result<Spool, SpoolError> {
 
 /// Options that the disk's own fullness cannot disturb.
 fn options(bytes_max: u64) -> SpoolOptions {
-    SpoolOptions { bytes_max, free_bytes_min: 0, instance_bytes_max: 1 << 20 }
+    SpoolOptions { bytes_max, free_bytes_min: 0, instance_bytes_max: 1 << 20, ..SpoolOptions::default() }
 }
 
 /// Stores one instance: `meta`, then `data`.
