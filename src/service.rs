@@ -28,6 +28,7 @@ mod untagged;
 mod vitals;
 
 pub use appliance::Service;
+pub use settings::certificate_notes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
