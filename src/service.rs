@@ -32,6 +32,7 @@ mod untagged;
 mod vitals;
 
 pub use appliance::Service;
+pub use settings::certificate_notes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

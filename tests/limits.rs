@@ -98,23 +98,23 @@ fn hand_clock() -> Monotonic {
 
 #[test]
 fn failing_address_is_put_off_with_one_line_and_others_are_served() {
-    let options = ReceiveOptions { loopback_rated: true, failures_per_minute_max: 10, ..ReceiveOptions::default() };
+    let options = ReceiveOptions { loopback_rated: true, failures_per_minute_max: 60, ..ReceiveOptions::default() };
     let server = Server::start_with(options, hand_clock);
     let mut n_closed_at_once = 0;
-    for _ in 0..300 {
+    for _ in 0..500 {
         let mut stream = connect_from("127.0.0.9", server.address);
         // The answer to junk is an A-ABORT; who is put off is closed without one.
         let sent = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
         let answered = matches!(stream.read(&mut [0; 10]), Ok(1..));
         n_closed_at_once += u32::from(sent.is_err() || !answered);
     }
-    assert!((200..=250).contains(&n_closed_at_once), "{n_closed_at_once}: fifty may fail, five minutes' worth");
+    assert!((150..=200).contains(&n_closed_at_once), "{n_closed_at_once}: three hundred may fail, five minutes' worth");
     server.wait_for("PeerPutOff", 1);
     assert_eq!(count(&server, "PeerPutOff"), 1, "one line for the episode");
-    assert!(count(&server, "ConnectionPutOff") >= 200, "the others are counted");
+    assert!(count(&server, "ConnectionPutOff") >= 150, "the others are counted");
     let lines = server.journal.recent();
     let about: Vec<_> = lines.iter().filter(|line| line.text.contains("127.0.0.9")).collect();
-    assert!(about.len() < 60, "{} lines about 300 connections", about.len());
+    assert!(about.len() < 130, "{} lines about 500 connections", about.len());
     assert!(about.iter().any(|line| line.name == "PeerHushed"), "and it says that it is silent from now on");
     assert!(server.answers_echo(), "127.0.0.1 is not touched");
     MINUTES.fetch_add(1, Ordering::SeqCst);
@@ -133,7 +133,7 @@ fn flood_of_good_associations_does_not_flood_the_journal() {
     }
     server.wait_for("AssociationReleased", 300);
     let n_lines = server.journal.recent().len() as u64;
-    let bound = 45 + began.elapsed().as_secs() / 3;
+    let bound = 105 + began.elapsed().as_secs();
     assert!(n_lines <= bound, "{n_lines} lines, {bound} expected");
     assert_eq!(count(&server, "AssociationAccepted"), 300, "each is counted");
 }

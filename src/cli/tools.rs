@@ -11,11 +11,15 @@ use crate::deliver::store_scu::{self, FileOutcome, StoreError, StoreOptions, Tls
 use crate::domain::AeTitle;
 use crate::service::uptime;
 
-/// Every fault of the file at once.
+/// Every fault of the file at once, and what is to be said about the certificates that it names.
 #[must_use]
 pub fn config_check(path: &Path) -> Outcome {
     match Config::load(path) {
-        Ok(_) => {
+        Ok(config) => {
+            // The files may lie elsewhere than where this is run, so what is wrong with them is no fault of this one.
+            for note in crate::service::certificate_notes(&config) {
+                complain(format!("note: dicom.tls: {note}"));
+            }
             say(format!("{}: no fault", path.display()));
             Outcome::Done
         }

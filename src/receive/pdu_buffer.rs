@@ -22,7 +22,7 @@ pub(super) struct WholePdu {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PduError {
     /// not a PDU of DICOM's upper layer
-    #[error("{0:#04x} is no PDU type of DICOM's upper layer")]
+    #[error("{0:#04x} is no PDU type of DICOM's upper layer{hint}", hint = hint_of(.0))]
     UnknownType(u8),
     /// the PDU is longer than agreed
     #[error("a PDU declares {length} bytes where {length_max} are allowed")]
@@ -30,6 +30,11 @@ pub(super) enum PduError {
     /// a presentation data value passes the end of its PDU
     #[error("a presentation data value passes the end of its PDU")]
     BadFragment,
+}
+
+/// What speaks so, where that is likely: a TLS handshake record begins with 22 (RFC 8446 section 5.1).
+fn hint_of(kind: &u8) -> &'static str {
+    if *kind == 22 { ": it speaks TLS, whose port is that of dicom.tls.listen" } else { "" }
 }
 
 /// The buffer. `start..end` holds bytes that have not been taken.

@@ -26,7 +26,7 @@ enum Phase {
 pub(super) enum Late {
     #[error("no association request came in time")]
     Request,
-    #[error("the TLS handshake was not done in time: a sender that waits for us to speak first is plain DICOM or stuck")]
+    #[error("the TLS handshake was not done in time: the peer went silent, or is slower than dicom.request_timeout_s")]
     Handshake,
     #[error("no message came for too long")]
     Idle,

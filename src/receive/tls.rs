@@ -150,7 +150,7 @@ impl TlsKeeper {
         let authority_turned = state.loaded.as_ref().is_some_and(|loaded| {
             loaded.authorities.iter().zip(&loaded.held).any(|(validity, held)| validity.holds(now) != *held)
         });
-        if (stamp != state.tried && lies_still) || (authority_turned && stamp == state.tried) {
+        if (stamp != state.tried && lies_still) || (authority_turned && stamp == state.tried && state.refused.is_none()) {
             self.load(&mut state, stamp);
         }
         let loaded = state.loaded.as_ref().map(|loaded| (loaded.certificate, loaded.authorities.as_slice()));

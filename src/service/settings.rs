@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 
+use super::wall_now;
 use crate::assemble::AssembleOptions;
 use crate::board::BoardProfile;
 use crate::config::{Config, PeerRange};
 use crate::deliver::EventReportOptions;
 use crate::domain::{InputChannel, ModelSpec};
-use crate::receive::{PeerNet, PeerRule, ReceiveOptions, TlsFiles};
+use crate::journal::Journal;
+use crate::receive::{PeerNet, PeerRule, ReceiveOptions, TlsFiles, TlsKeeper};
 use crate::spool::SpoolOptions;
 use crate::web::{ModelStatus, NamedText, StatusSnapshot, VersionInfo};
 
@@ -81,6 +83,13 @@ pub(super) fn tls(config: &Config) -> Option<TlsFiles> {
         client_pins,
         client_required: config.dicom.tls_clients_are_known(),
     })
+}
+
+/// What is wrong with the certificate files of the TLS listener, or soon will be. Reads them.
+pub fn certificate_notes(config: &Config) -> Vec<String> {
+    let Some(files) = tls(config) else { return Vec::new() };
+    let standing = TlsKeeper::open(files, Journal::new(wall_now), wall_now).look();
+    [standing.unusable, standing.expiring, standing.not_loaded].into_iter().flatten().collect()
 }
 
 /// The configuration bounds its seconds far below this.
