@@ -356,7 +356,7 @@ impl<'l, S: Source> Walk<'l, S> {
         let (bound, encoding) = self.surroundings();
         let tag = read_tag(&mut self.source, encoding)?;
         if self.levels.is_empty() && tag == 0 && self.collector.has_seen_pixels() {
-            return Ok(false); // some writers pad the file with zeros after the pixel data
+            return self.padding().map(|()| false);
         }
         let head = read_head(&mut self.source, encoding, tag)?;
         if bound.is_some_and(|bound| self.source.position() > bound) {
@@ -391,6 +391,19 @@ impl<'l, S: Source> Walk<'l, S> {
             self.value(&head, encoding)?;
         }
         Ok(true)
+    }
+
+    /// Some writers pad the file with zeros after the pixel data. Anything else there would reach the parsers that come later unseen.
+    fn padding(&mut self) -> Result<(), ScanError> {
+        let mut byte = [0];
+        while !self.source.at_end()? {
+            self.source.fill(&mut byte)?;
+            self.n_elements += 1;
+            if byte != [0] || self.n_elements > self.limits.elements_max {
+                return Err(self.malformed("something other than zeros behind the padding of the pixel data"));
+            }
+        }
+        Ok(())
     }
 
     fn end_item(&mut self) -> Result<(), ScanError> {
