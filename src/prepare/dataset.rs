@@ -162,6 +162,11 @@ fn check_tokens(reader: impl Read, syntax: &TransferSyntax, n_bytes_max: u64) ->
                 depth = depth.saturating_sub(1);
                 continue;
             }
+            // Its end is a sequence's end as well.
+            DataToken::PixelSequenceStart => {
+                depth += 1;
+                continue;
+            }
             DataToken::ItemStart { len } => len,
             DataToken::ElementHeader(header) => header.len,
             _ => continue,
@@ -319,5 +324,9 @@ mod tests {
         let nested = |n: usize| [identifiers(), level.repeat(n), end.repeat(n)].concat();
         assert!(read_data_set(&nested(64), EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).is_ok());
         assert!(read_data_set(&nested(65), EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).is_err());
+        // Compressed pixels inside an item close a sequence of their own and no other.
+        let fragments = [&head([0xE0, 0x7F, 0x10, 0], b"OB", u32::MAX)[..], &SEQUENCE_END].concat();
+        let iced = [identifiers(), [&level[..], &fragments].concat().repeat(200), end.repeat(200)].concat();
+        assert!(read_data_set(&iced, EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).is_err());
     }
 }
