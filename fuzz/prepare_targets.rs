@@ -225,6 +225,14 @@ fn read(instance: &StoredInstance) {
     let limits = PrepareLimits::default();
     let Ok(opened) = dataset::open(instance, &limits) else { return };
     let data_set = &opened.data_set;
+    // What was parsed is no deeper than what the parser's recursion can bear.
+    let mut below = vec![(&**data_set, 0)];
+    while let Some((object, depth)) = below.pop() {
+        assert!(depth <= 64, "a tree of depth {depth}");
+        for element in object.iter() {
+            below.extend(element.items().into_iter().flatten().map(|item| (item, depth + 1)));
+        }
+    }
     let Ok(format) = dataset::sample_format(data_set, instance) else { return };
     let n_pixels = usize::from(format.n_rows) * usize::from(format.n_columns);
     // The service refuses by its memory budget before it decodes (`budget.rs`); the fuzzer's machine is smaller.
@@ -243,6 +251,7 @@ fn read(instance: &StoredInstance) {
 }
 
 #[cfg(test)]
+#[allow(clippy::duplicate_mod)] // a helper of three rooms, none of which may import another
 #[path = "corpus.rs"]
 mod corpus;
 

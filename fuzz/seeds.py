@@ -165,7 +165,11 @@ def encapsulated(w, fragments, offsets=b"", end=True):
 
 
 def nested(w, depth):
-    return w.out + (w.head(0x0040A730, b"SQ", 0xFFFFFFFF) + w.head(0xFFFEE000, b"  ", 0xFFFFFFFF)) * depth
+    return nested_in(w.out, w, depth)
+
+
+def nested_in(data, w, depth):
+    return data + (w.head(0x0040A730, b"SQ", 0xFFFFFFFF) + w.head(0xFFFEE000, b"  ", 0xFFFFFFFF)) * depth
 
 
 def pdu_seeds():
@@ -270,6 +274,15 @@ def prepare_seeds():
     put("prepare", "bits-32", part10(EXPLICIT, image(Writer(), bits=32, pixels=bytes(64)).out))
     put("prepare", "bits-8-two-frames", part10(EXPLICIT, image(Writer(), bits=8, pixels=bytes(32), frames=2).out))
     put("prepare", "sixty-deep", part10(EXPLICIT, nested(image(Writer(), pixels=False), 60)))
+    # Found by fuzzing: depth that the header scan did not see.
+    image_i = image(Writer(False), pixels=bytes(32)).out
+    put("prepare", "depth-behind-padding", part10(IMPLICIT, nested_in(image_i + bytes(8), Writer(False), 70)))
+    inner = struct.pack("<I", 0xFFFFFFFF) + (struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + Writer().head(0x0040A730, b"SQ", 0xFFFFFFFF)) * 70
+    hidden = Writer().head(0x00291020, b"UN", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    hidden += struct.pack("<HH", 0x0029, 0x1030) + b"SQ" + struct.pack("<H", 0) + inner.ljust(0x5153, b"\0")
+    hidden += struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    put("prepare", "depth-in-unknown-value", part10(EXPLICIT, image(Writer(), pixels=False).out + hidden
+        + Writer().add(0x7FE00010, b"OW", bytes(32)).out))
     # Programs: syntax, number of steps, the steps, the pixels (`prepare_targets.rs`).
     put("prepare", "program-native", b"D\x00\x06" + b"\x06\x02\x01\x00" + b"\x09\x02\x04\x00" + b"\x0a\x02\x04\x00" + b"\x0c\x02\x10\x00"
         + b"\x0d\x02\x0c\x00" + b"\x0e\x02\x0b\x00" + bytes(range(32)))

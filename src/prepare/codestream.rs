@@ -1,4 +1,5 @@
-//! The size that a compressed stream declares: first bytes of JPEG (ITU-T T.81) or JPEG 2000 (ITU-T T.800) in -> rows, columns, bits.
+//! The size that a compressed stream declares: first bytes of JPEG (ITU-T T.81) or JPEG 2000 (ITU-T T.800) in -> rows, columns, bits; and
+//! whether an RLE stream (PS3.5 annex G) holds the pixels that it should.
 //!
 //! Read before any decoder is called, so that a decoder never allocates for a size that the data set does not have.
 
@@ -69,6 +70,44 @@ pub(super) fn jpeg2000_size(bytes: &[u8]) -> Option<StreamSize> {
     })
 }
 
+/// Whether an RLE stream has `n_segments` segments that give at least `n_pixels` bytes each (PS3.5 sections G.3 to G.5). dicom-rs 0.10.1 takes any
+/// number of segments on trust, and allocates for it.
+pub(super) fn rle_fits(bytes: &[u8], n_segments: usize, n_pixels: usize) -> bool {
+    const HEADER: usize = 64;
+    let number = |idx: usize| -> Option<usize> {
+        let at = bytes.get(4 * idx..4 * idx + 4)?;
+        usize::try_from(u32::from_le_bytes(at.try_into().ok()?)).ok()
+    };
+    if bytes.len() < HEADER || n_segments > 15 || number(0) != Some(n_segments) {
+        return false;
+    }
+    (1..=n_segments).all(|idx| {
+        let begin = number(idx).unwrap_or(usize::MAX);
+        let end = if idx == n_segments { Some(bytes.len()) } else { number(idx + 1) };
+        let segment = end.and_then(|end| bytes.get(begin..end));
+        begin >= HEADER && segment.is_some_and(|segment| gives(segment, n_pixels))
+    })
+}
+
+/// Whether a PackBits segment decodes to at least `n_pixels` bytes.
+fn gives(segment: &[u8], n_pixels: usize) -> bool {
+    let (mut at, mut n) = (0_usize, 0_usize);
+    while n < n_pixels {
+        let Some(&head) = segment.get(at) else { return false };
+        let (n_taken, n_given) = match head {
+            0..=127 => (usize::from(head) + 1, usize::from(head) + 1),
+            128 => (0, 0),
+            129..=255 => (1, 257 - usize::from(head)),
+        };
+        at += 1 + n_taken;
+        n += n_given;
+        if at > segment.len() {
+            return false;
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -87,10 +126,32 @@ mod tests {
         assert_eq!(jpeg2000_size(&stream), Some(StreamSize { n_rows: 256, n_columns: 512, n_components: 1, bits: 16 }));
     }
 
+    /// Two segments: four bytes as they are, and one byte four times.
+    fn rle() -> Vec<u8> {
+        let mut stream: Vec<u8> = [2_u32, 64, 69].iter().flat_map(|n| n.to_le_bytes()).collect();
+        stream.resize(64, 0);
+        stream.extend([3, 1, 2, 3, 4, 0xfd, 9]);
+        stream
+    }
+
+    #[test]
+    fn rle_streams_that_lie_never_reach_the_decoder() {
+        assert!(rle_fits(&rle(), 2, 4));
+        assert!(!rle_fits(&rle(), 2, 5), "too few pixels");
+        assert!(!rle_fits(&rle(), 1, 4), "another number of segments");
+        assert!(!rle_fits(&rle()[..70], 2, 4), "cut");
+        let many = [&u32::MAX.to_le_bytes()[..], &rle()[4..]].concat();
+        assert!(!rle_fits(&many, 2, 4), "found by fuzzing: four thousand million segments");
+        let mut back = rle();
+        back[8] = 63;
+        assert!(!rle_fits(&back, 2, 4), "a segment inside the header");
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (jpeg_size(&bytes), jpeg2000_size(&bytes));
+            let _ = (jpeg_size(&bytes), jpeg2000_size(&bytes), rle_fits(&bytes, 2, 4));
+            let _ = rle_fits(&[&rle()[..64], &bytes].concat(), 2, 40);
             if bytes.len() > 4 {
                 bytes[..4].copy_from_slice(&[0xff, 0xd8, 0xff, 0xc3]);
                 let _ = jpeg_size(&bytes);

@@ -1,8 +1,9 @@
 //! Opening one stored instance: Part-10 file in -> data set in memory, with what is needed to read its pixels.
 //!
-//! The file is read once; plain pixels stay where they lie in it (`tail.rs`), everything before them is parsed. The parser of dicom-object recurses once per nested sequence and trusts declared lengths; the header scan of `receive` has bounded
-//! both for everything that reaches the spool. Here the bytes read are bounded as well, also those that come out of a deflated data set
-//! (PS3.5 section A.5), and the caller runs this on a thread of its own with a generous stack.
+//! The file is read once; plain pixels stay where they lie in it (`tail.rs`), everything before them is parsed. The parser of dicom-object recurses once per nested sequence and trusts declared lengths. The header scan of `receive` has bounded both for
+//! everything that reaches the spool, but in its own reading of the bytes: where the two differ (values of VR UN and undefined length, elements
+//! behind the pixels) a file could show the scan a long value and the parser 100,000 sequences. So the parser's own tokens are counted first, without
+//! recursion. Here the bytes read are bounded as well, also those that come out of a deflated data set (PS3.5 section A.5).
 
 use std::fs::File;
 use std::io::Read;
@@ -10,8 +11,10 @@ use std::ops::Range;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
+use dicom_encoding::TransferSyntax;
 use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_object::{FileDicomObject, FileMetaTable, FileMetaTableBuilder, InMemDicomObject};
+use dicom_parser::dataset::{DataSetReader, DataToken};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::tail::find_pixels;
@@ -136,6 +139,45 @@ fn read_file(instance: &StoredInstance, n_bytes_max: u64) -> Result<Vec<u8>, Rea
     Ok(bytes)
 }
 
+/// Deepest nesting of sequences that is parsed; as in the header scan.
+const DEPTH_MAX: usize = 64;
+
+/// Refuses a data set whose tree would be too deep for the parser's recursion, or in which an element declares more bytes than there are at all.
+fn check_tokens(reader: impl Read, syntax: &TransferSyntax, n_bytes_max: u64) -> Result<(), Reason> {
+    let broken = || unreadable("The data set of an image is broken: send it again.");
+    let mut depth = 0_usize;
+    for token in DataSetReader::new_with_ts(reader, syntax).map_err(|_| broken())? {
+        let length = match token.map_err(|_| broken())? {
+            DataToken::SequenceStart { len, .. } => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    let text = format!(
+                        "Sequences of an image are nested more than {DEPTH_MAX} deep, or its private elements are broken."
+                    );
+                    return Err(unreadable(text));
+                }
+                len
+            }
+            DataToken::SequenceEnd => {
+                depth = depth.saturating_sub(1);
+                continue;
+            }
+            // Its end is a sequence's end as well.
+            DataToken::PixelSequenceStart => {
+                depth += 1;
+                continue;
+            }
+            DataToken::ItemStart { len } => len,
+            DataToken::ElementHeader(header) => header.len,
+            _ => continue,
+        };
+        if length.get().is_some_and(|n| u64::from(n) > n_bytes_max) {
+            return Err(broken());
+        }
+    }
+    Ok(())
+}
+
 fn read_data_set(reader: &[u8], transfer_syntax: &str, n_bytes_max: u64) -> Result<InMemDicomObject, Reason> {
     let unknown = || Reason::new(ReasonCode::UndecodablePixels, format!("Transfer syntax {transfer_syntax} is not known here."));
     let syntax = TransferSyntaxRegistry.get(transfer_syntax).ok_or_else(unknown)?;
@@ -143,11 +185,15 @@ fn read_data_set(reader: &[u8], transfer_syntax: &str, n_bytes_max: u64) -> Resu
     match syntax.codec() {
         Codec::Dataset(Some(adapter)) => {
             let plain = TransferSyntaxRegistry.get(EXPLICIT_VR_LITTLE_ENDIAN).ok_or_else(unknown)?;
+            check_tokens(adapter.adapt_reader(Box::new(reader)).take(n_bytes_max), plain, n_bytes_max)?;
             let inflated = adapter.adapt_reader(Box::new(reader)).take(n_bytes_max);
             InMemDicomObject::read_dataset_with_ts(inflated, plain).map_err(broken)
         }
         Codec::Dataset(None) => Err(unknown()),
-        Codec::None | Codec::EncapsulatedPixelData(..) => InMemDicomObject::read_dataset_with_ts(reader, syntax).map_err(broken),
+        Codec::None | Codec::EncapsulatedPixelData(..) => {
+            check_tokens(reader, syntax, reader.len() as u64)?;
+            InMemDicomObject::read_dataset_with_ts(reader, syntax).map_err(broken)
+        }
     }
 }
 
@@ -212,5 +258,75 @@ pub(super) fn rescale(data_set: &DataSet, frame_idx: usize) -> Result<Rescale, R
             Ok(Rescale { slope, intercept })
         }
         _ => Err(unreadable("An image has no valid Rescale Slope (0028,1053) or Rescale Intercept (0028,1052).")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receive::{ScanLimits, scan_part10};
+
+    fn head(tag: [u8; 4], vr: &[u8; 2], length: u32) -> Vec<u8> {
+        [&tag[..], vr, &[0, 0], &length.to_le_bytes()].concat()
+    }
+
+    fn short(tag: [u8; 4], vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
+        [&tag[..], vr, &u16::try_from(value.len()).unwrap().to_le_bytes(), value].concat()
+    }
+
+    fn identifiers() -> Vec<u8> {
+        [
+            short([0x08, 0, 0x16, 0], b"UI", b"1.2.840.10008.5.1.4.1.1.88.11\0"),
+            short([0x08, 0, 0x18, 0], b"UI", b"1.2.3\0"),
+            short([0x20, 0, 0x0D, 0], b"UI", b"1.2.4\0"),
+            short([0x20, 0, 0x0E, 0], b"UI", b"1.2.5\0"),
+        ]
+        .concat()
+    }
+
+    const ITEM: [u8; 8] = [0xFE, 0xFF, 0x00, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF];
+    const ITEM_END: [u8; 8] = [0xFE, 0xFF, 0x0D, 0xE0, 0, 0, 0, 0];
+    const SEQUENCE_END: [u8; 8] = [0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0];
+
+    /// What lies in a value of UN and undefined length is implicit VR (PS3.5 section 6.2.2 note 2), as the scan reads it; dicom-parser 0.10.1 goes
+    /// on in explicit VR. So a length whose first bytes are "SQ" is one long value to the one and 50,000 nested sequences to the other.
+    #[test]
+    fn depth_that_only_the_parser_sees_is_refused_before_it_recurses() {
+        let level = [&ITEM[..], &head([0x40, 0, 0x30, 0xA7], b"SQ", u32::MAX)].concat();
+        let value_length = 0x000F_5153_usize; // in bytes: S Q 0F 00
+        let mut value = u32::MAX.to_le_bytes().to_vec();
+        while value.len() + level.len() <= value_length {
+            value.extend_from_slice(&level);
+        }
+        value.resize(value_length, 0);
+        let mut bytes = identifiers();
+        bytes.extend(head([0x29, 0, 0x20, 0x10], b"UN", u32::MAX));
+        bytes.extend(ITEM);
+        bytes.extend([0x29, 0, 0x30, 0x10, b'S', b'Q', 0x0F, 0x00]);
+        bytes.extend(value);
+        bytes.extend(ITEM_END);
+        bytes.extend(SEQUENCE_END);
+        scan_part10(&mut std::io::Cursor::new(&bytes), &ScanLimits::default()).expect("the scan sees a long value");
+        let reason = read_data_set(&bytes, EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).unwrap_err();
+        assert!(reason.text.contains("64 deep"), "{}", reason.text);
+    }
+
+    #[test]
+    fn an_element_that_declares_more_than_there_is_takes_no_memory() {
+        let bytes = [identifiers(), head([0x29, 0, 0x20, 0x10], b"OB", 0xFFFF_FF00), vec![0; 64]].concat();
+        assert!(read_data_set(&bytes, EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn sixty_four_levels_are_read() {
+        let level = [&head([0x40, 0, 0x30, 0xA7], b"SQ", u32::MAX)[..], &ITEM].concat();
+        let end = [ITEM_END, SEQUENCE_END].concat();
+        let nested = |n: usize| [identifiers(), level.repeat(n), end.repeat(n)].concat();
+        assert!(read_data_set(&nested(64), EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).is_ok());
+        assert!(read_data_set(&nested(65), EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).is_err());
+        // Compressed pixels inside an item close a sequence of their own and no other.
+        let fragments = [&head([0xE0, 0x7F, 0x10, 0], b"OB", u32::MAX)[..], &SEQUENCE_END].concat();
+        let iced = [identifiers(), [&level[..], &fragments].concat().repeat(200), end.repeat(200)].concat();
+        assert!(read_data_set(&iced, EXPLICIT_VR_LITTLE_ENDIAN, u64::MAX).is_err());
     }
 }

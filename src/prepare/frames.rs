@@ -190,6 +190,10 @@ fn decompress(data: &[u8], format: &SampleFormat, layout: Layout, syntax_uid: &s
             return Err(refuse("the compressed stream has another size than the image"));
         }
     }
+    let n_pixels = usize::from(format.n_rows) * usize::from(format.n_columns);
+    if layout == Layout::Rle && !codestream::rle_fits(data, usize::from(format.bits_allocated / 8), n_pixels) {
+        return Err(refuse("its segments do not hold the image"));
+    }
     let syntax = TransferSyntaxRegistry.get(syntax_uid).ok_or_else(|| refuse("it is not known"))?;
     let Codec::EncapsulatedPixelData(Some(decoder), _) = syntax.codec() else {
         return Err(refuse("no decoder is built in"));

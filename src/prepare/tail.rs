@@ -1,7 +1,7 @@
 //! Where the pixels of an uncompressed instance begin: the bytes of a data set in -> the range of Pixel Data (7FE0,0010) at its end.
 //!
 //! Pixels are nearly all of an instance. Found beforehand they are read where they lie, and only what stands before them is parsed. Iterative and
-//! bounded by the bytes; whatever is not plain (another VR, anything behind the pixels) gives `None`, and the whole is parsed.
+//! bounded by the bytes; whatever is not plain (another VR, anything but zeros behind the pixels) gives `None`, and the whole is parsed.
 
 use std::ops::Range;
 
@@ -61,9 +61,11 @@ pub(super) fn find_pixels(data_set: &[u8], is_explicit: bool) -> Option<Tail> {
             _ => {
                 let end = at.checked_add(usize::try_from(length).ok()?)?;
                 if tag == PIXEL_DATA && depth == 0 {
-                    let n_behind = data_set.len().checked_sub(end)?;
-                    let is_plain = n_behind == 0 && length % 2 == 0;
-                    return Some(Tail { n_other: begin + n_behind, native: is_plain.then_some(at..end) });
+                    let behind = data_set.get(end..)?;
+                    // Some writers pad the file with zeros.
+                    let is_plain = length % 2 == 0 && behind.iter().all(|&byte| byte == 0);
+                    let n_other = begin + if is_plain { 0 } else { behind.len() };
+                    return Some(Tail { n_other, native: is_plain.then_some(at..end) });
                 }
                 at = end;
             }
@@ -108,6 +110,8 @@ mod tests {
         more.extend(b"\xfc\xff\xfc\xffOB\x00\x00\x00\x00\x00\x00");
         let tail = find_pixels(&more, true).expect("found");
         assert_eq!(tail, Tail { n_other: explicit().len() - 16 + 12, native: None }, "something behind the pixels");
+        let padded = [explicit(), vec![0; 12]].concat();
+        assert_eq!(find_pixels(&padded, true), find_pixels(&explicit(), true), "zeros behind the pixels are padding");
         let fragments = find_pixels(b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff", true);
         assert_eq!(fragments, Some(Tail { n_other: 0, native: None }), "compressed");
     }
@@ -121,7 +125,7 @@ mod tests {
                 *place = byte;
             }
             if let Some(Tail { native: Some(pixels), .. }) = find_pixels(&known, is_explicit) {
-                prop_assert!(pixels.end == known.len());
+                prop_assert!(known[pixels.end..].iter().all(|&byte| byte == 0));
             }
         }
     }

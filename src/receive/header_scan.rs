@@ -383,7 +383,7 @@ impl<'l, S: Source, C: Collect> Walk<'l, S, C> {
         let (bound, encoding) = self.surroundings();
         let tag = read_tag(&mut self.source, encoding)?;
         if self.levels.is_empty() && tag == 0 && self.collector.has_seen_pixels() {
-            return Ok(false); // some writers pad the file with zeros after the pixel data
+            return self.padding().map(|()| false);
         }
         let head = read_head(&mut self.source, encoding, tag)?;
         if bound.is_some_and(|bound| self.source.position() > bound) {
@@ -418,6 +418,19 @@ impl<'l, S: Source, C: Collect> Walk<'l, S, C> {
             self.value(&head, encoding)?;
         }
         Ok(true)
+    }
+
+    /// Some writers pad the file with zeros after the pixel data. Anything else there would reach the parsers that come later unseen.
+    fn padding(&mut self) -> Result<(), ScanError> {
+        let mut byte = [0];
+        while !self.source.at_end()? {
+            self.source.fill(&mut byte)?;
+            self.n_elements += 1;
+            if byte != [0] || self.n_elements > self.limits.elements_max {
+                return Err(self.malformed("something other than zeros behind the padding of the pixel data"));
+            }
+        }
+        Ok(())
     }
 
     fn end_item(&mut self) -> Result<(), ScanError> {

@@ -165,6 +165,13 @@ fn zeros_after_the_pixel_data_are_padding() {
 }
 
 #[test]
+fn nothing_hides_behind_the_padding() {
+    // Found by fuzzing: the scan stopped at the padding, and what lay behind it reached the full parser unseen.
+    let data_set = DataSet::implicit().mr_image("1.2.3.4.5", 4).raw(0, "UL", b"").nested(100);
+    assert!(matches!(scan(&data_set.part10(IMPLICIT_LE)), Err(ScanError::Malformed { .. })));
+}
+
+#[test]
 fn hundred_thousand_nested_sequences_are_an_error() {
     for (data_set, syntax) in [(DataSet::explicit(), EXPLICIT_LE), (DataSet::implicit(), IMPLICIT_LE)] {
         let head = data_set.identified(MR_IMAGE, "1.2.3.4.5");

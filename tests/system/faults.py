@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 
-from appliance import ROOT, Appliance, free_port
+from appliance import ROOT, Appliance, free_port, program, synthetic_studies
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 import seeds  # noqa: E402  (the wire formats of the fuzz targets' seeds)
@@ -268,6 +268,10 @@ def nested_100_000_deep(target, _):
     return refused(Peer(target).store(seeds.nested(head, 100_000), timeout=ANSWER_S))
 
 
+def nested_behind_padding(target, _):
+    return refused(Peer(target).store(seeds.nested_in(image() + bytes(12), seeds.Writer(), 100_000), timeout=ANSWER_S))
+
+
 def path_traversal(target, _):
     uid = "../../../../tmp/owned"
     outcome = Peer(target).store(image().replace(b"1.2.3.4.5\0", uid.encode()[:10]), instance=uid)
@@ -377,7 +381,7 @@ def connect_and_close(target, _):
 
 
 FAULTS = [random_bytes, http_get, associate_of_4_gb, p_data_of_4_gb, endless_command, random_data_set, truncated_pixels,
-          pixels_shorter_than_the_image, element_of_4_gb, nested_100_000_deep, path_traversal, command_is_not_the_data_set,
+          pixels_shorter_than_the_image, element_of_4_gb, nested_100_000_deep, nested_behind_padding, path_traversal, command_is_not_the_data_set,
           unsupported_class, reset_in_a_data_set, wrong_called_title, same_uid_other_pixels, associations_at_once, idle_and_dripping,
           idle_association, connect_and_close]
 
@@ -518,6 +522,30 @@ def test_fault_table_has_no_missed_bar():
     missed = {fault: row["scanside"][1] for fault, row in rows.items() if row["scanside"][0] is False}
     assert not missed, missed
     return f"{len(rows)} faults"
+
+
+def hide_depth(data, levels=50_000):
+    """A file with a private value in which dicom-rs sees that many nested sequences, and a reader that keeps to PS3.5 section 6.2.2 one long value."""
+    length = 0x000F5153  # its first bytes are "SQ"
+    level = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + seeds.Writer().head(0x0040A730, b"SQ", 0xFFFFFFFF)
+    value = (struct.pack("<I", 0xFFFFFFFF) + level * levels)[:length].ljust(length, b"\0")
+    hidden = seeds.Writer().head(0x00291020, b"UN", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    hidden += struct.pack("<HHI", 0x0029, 0x1030, length) + value + struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    at = data.rfind(struct.pack("<HH", 0x7FE0, 0x0010))
+    return data[:at] + hidden + data[at:]
+
+
+def test_depth_hidden_in_private_values_costs_one_study_and_not_the_service():
+    with tempfile.TemporaryDirectory() as folder, Appliance(extra="[assemble]\nquiet_s = 3\nsettle_s = 1") as box:
+        files = synthetic_studies(pathlib.Path(folder) / "in")
+        files = [path for path in files if path.parent == files[0].parent]
+        for path in files:
+            path.write_bytes(hide_depth(path.read_bytes()))
+        to = ["--to", f"127.0.0.1:{box.dicom}", "--aet", "HOSTILE", "--aec", "SCANSIDE"]
+        subprocess.run([program(), "send", *map(str, files), *to], check=True, stdout=subprocess.DEVNULL)
+        [study] = box.wait_for_verdicts(1)
+        assert study["verdict"] == "indeterminate", study
+        assert box.process.poll() is None, "the service died"
 
 
 def main():
