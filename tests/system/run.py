@@ -12,6 +12,7 @@ import traceback
 
 import bad_input
 import npu
+import pacs
 import peers
 import plug
 
@@ -19,7 +20,7 @@ import plug
 
 
 def main():
-    tests = {n: f for m in (peers, plug, bad_input, npu) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
+    tests = {n: f for m in (peers, plug, bad_input, npu, pacs) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
     wanted = sys.argv[1:] or list(tests)
     passed = failed = skipped = 0
     for name in wanted:
