@@ -71,11 +71,23 @@ pub enum DimseStatus {
 
 impl DimseStatus {
     /// Every status that is ever sent.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 19] = [
         Self::Success,
+        Self::InvalidAttributeValue,
+        Self::ProcessingFailure,
+        Self::DuplicateInstance,
+        Self::NoSuchInstance,
+        Self::InvalidArgumentValue,
+        Self::InvalidInstance,
+        Self::NoSuchClass,
+        Self::ClassInstanceConflict,
+        Self::MissingAttribute,
+        Self::MissingAttributeValue,
+        Self::NoSuchAction,
         Self::SopClassNotSupported,
         Self::NotAuthorised,
         Self::UnrecognisedOperation,
+        Self::ResourceLimitation,
         Self::OutOfResources,
         Self::DataSetMismatch,
         Self::CannotUnderstand,

@@ -199,7 +199,7 @@ impl Conductor {
     }
 
     /// A closed study waits for the pipeline.
-    pub(super) fn to_backlog(&mut self, study: Study) {
+    pub(super) fn put_in_backlog(&mut self, study: Study) {
         self.backlog.push_back(study);
         self.overloaded.store(self.backlog.len() >= self.backlog_max, Ordering::Relaxed);
     }

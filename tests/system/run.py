@@ -14,6 +14,7 @@ import bad_input
 import faults
 import interop
 import npu
+import pacs
 import peers
 import plug
 import services
@@ -26,6 +27,7 @@ MODULES = (
     bad_input,
     faults,
     npu,
+    pacs,
     services,
     tls,
 )

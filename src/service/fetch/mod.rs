@@ -87,7 +87,7 @@ impl Conductor {
     /// A closed study goes to the backlog, or is held until the PACS has sent what it lacks.
     pub(super) fn fetch_or_forward(&mut self, study: Study) {
         let has_room = self.has_room_to_fetch();
-        let Some(desk) = &mut self.fetch else { return self.to_backlog(study) };
+        let Some(desk) = &mut self.fetch else { return self.put_in_backlog(study) };
         let wanted = Wanted::of(&study, &desk.roles, SLICES_MIN, desk.instances_per_study_max);
         let actions = desk.keeper.on_closed(study, wanted, has_room, monotonic_now());
         self.act_on_fetch(actions);
@@ -126,7 +126,7 @@ impl Conductor {
                         let _ = desk.orders.try_send(order);
                     }
                 }
-                FetchAction::Forward(study) => self.to_backlog(*study),
+                FetchAction::Forward(study) => self.put_in_backlog(*study),
                 FetchAction::Noted(note) => self.journal.record(&note),
             }
         }
