@@ -271,3 +271,11 @@ vtcm_mb = 8
         "{all:?}"
     );
 }
+
+#[test]
+fn a_weaker_durability_is_refused_with_what_it_would_lose() {
+    assert!(Config::parse("[spool]\ndurability = \"instance\"").is_ok());
+    let (line, key, message) = one_fault("[spool]\ndurability = \"none\"");
+    assert_eq!((line, key.as_str()), (2, "spool.durability"));
+    assert!(message.contains("loses acknowledged images"), "{message}");
+}

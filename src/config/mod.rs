@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
-pub use values::{EngineChoice, LogLevel, PeerRange, WebhookUrl};
+pub use values::{Durability, EngineChoice, LogLevel, PeerRange, WebhookUrl};
 
 /// Longest configuration file, bytes: a real one has a few thousand.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -151,6 +151,8 @@ pub struct SpoolConfig {
     pub mib_max: u64,
     /// Free space that the file system must keep, MiB.
     pub free_mib_min: u64,
+    /// When an image is acknowledged.
+    pub durability: Durability,
 }
 
 /// `[assemble]`.
@@ -273,7 +275,7 @@ impl Default for DicomConfig {
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        Self { mib_max: 20_480, free_mib_min: 512 }
+        Self { mib_max: 20_480, free_mib_min: 512, durability: Durability::Instance }
     }
 }
 

@@ -7,8 +7,8 @@ use toml::de::DeTable;
 
 use super::reader::{Faults, Section};
 use super::{
-    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, EngineChoice, InferConfig, LogConfig, LogLevel,
-    NpuConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, Durability, EngineChoice, InferConfig, LogConfig,
+    LogLevel, NpuConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
 };
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
@@ -106,6 +106,7 @@ fn spool(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> SpoolConfig {
         // 256 MiB holds one study of two series; 64 TiB is beyond any box.
         mib_max: section.integer(faults, "mib_max", default.mib_max, 256, 67_108_864, "MiB"),
         free_mib_min: section.integer(faults, "free_mib_min", default.free_mib_min, 16, 1_048_576, "MiB"),
+        durability: section.text(faults, "durability", durability).unwrap_or(default.durability),
     };
     section.finish(faults);
     config
@@ -257,6 +258,14 @@ fn verdict_kind(text: &str) -> Result<VerdictKind, String> {
         .into_iter()
         .find(|kind| kind.as_str() == text)
         .ok_or_else(|| format!("{text:?} is no verdict: choose from {VERDICTS}"))
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    if text == Durability::Instance.as_str() {
+        return Ok(Durability::Instance);
+    }
+    let why = "the only choice is instance: an image is acknowledged once a power cut cannot lose it; anything weaker loses acknowledged images";
+    Err(format!("{text:?} is no durability, {why}"))
 }
 
 fn engine(text: &str) -> Result<EngineChoice, String> {

@@ -47,7 +47,9 @@ pub(super) fn to_toml(config: &Config) -> String {
     line(format!("request_timeout_s = {}", d.request_timeout_s));
     line(format!("association_s_max = {}", d.association_s_max));
     line(format!("sop_classes_extra = {}", list(&d.sop_classes_extra)));
-    line(format!("\n[spool]\nmib_max = {}\nfree_mib_min = {}", config.spool.mib_max, config.spool.free_mib_min));
+    let s = &config.spool;
+    line(format!("\n[spool]\nmib_max = {}\nfree_mib_min = {}", s.mib_max, s.free_mib_min));
+    line(format!("durability = {}", quoted(s.durability.as_str())));
     let a = &config.assemble;
     line(format!("\n[assemble]\nquiet_s = {}\nsettle_s = {}\ndeadline_s = {}", a.quiet_s, a.settle_s, a.deadline_s));
     line(format!("instances_per_study_max = {}\nopen_studies_max = {}", a.instances_per_study_max, a.open_studies_max));

@@ -21,6 +21,8 @@ import threading
 import time
 
 SECTOR = 512
+# How long the volatile drive takes to empty its cache: as a good SD card does.
+FLUSH_S = 0.004
 
 
 def run(*command):
@@ -211,6 +213,7 @@ class Drive:
             self.pending.append((at, data))
 
     def flush(self):
+        time.sleep(FLUSH_S)  # what is being flushed may be lost in this time, or half of it
         with self.lock:
             for at, data in self.pending:
                 os.pwrite(self.durable.fileno(), data, at)

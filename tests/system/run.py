@@ -11,15 +11,17 @@ import time
 import traceback
 
 import bad_input
+import disk_faults
 import npu
 import peers
 import plug
+import power_cut
 
 
 
 
 def main():
-    tests = {n: f for m in (peers, plug, bad_input, npu) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
+    tests = {n: f for m in (peers, plug, power_cut, disk_faults, bad_input, npu) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
     wanted = sys.argv[1:] or list(tests)
     passed = failed = skipped = 0
     for name in wanted:
