@@ -54,6 +54,7 @@ pub use types::{
 
 use crate::domain::{Uid, WallTime};
 use crate::journal::Journal;
+use budget::CHUNK_BYTES;
 use committer::{GROUP_MAX, Job, Reply};
 use disk::{Disk, OsDisk};
 use shared::Shared;
@@ -206,6 +207,10 @@ impl Store for Spool {
         let (full, failing) = shared.health();
         let SpoolOptions { bytes_max, free_bytes_min, .. } = shared.options;
         let (bytes, free_bytes) = (shared.budget.bytes(), space.free_bytes);
+        // A refusal is over once there is room for the next instance, even while nobody sends one.
+        let has_room = free_bytes >= free_bytes_min.saturating_add(CHUNK_BYTES)
+            && bytes.saturating_sub(bytes_evictable).saturating_add(CHUNK_BYTES) <= bytes_max;
+        let full = full && !has_room;
         Ok(Usage { bytes, bytes_evictable, bytes_max, free_bytes, free_bytes_min, n_instances, n_studies, full, failing })
     }
 

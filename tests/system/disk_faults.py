@@ -58,7 +58,7 @@ class Site:
         assert self.files()[1] == before, f"{what}: files under final names: {before} before, {self.files()[1]} after"
         end, names = time.time() + 20, []
         while time.time() < end:
-            names = [cause["name"] for cause in self.box.get("/api/v1/status")["causes"]]
+            names = [cause["code"] for cause in self.box.get("/api/v1/status")["causes"]]
             if set(names) & set(conditions):
                 break
             time.sleep(0.2)
@@ -75,8 +75,8 @@ class Site:
         assert partial == 0, f"{what}: {partial} half-received files stayed"
         end, names = time.time() + 20, []
         while time.time() < end:
-            names = [cause["name"] for cause in self.box.get("/api/v1/status")["causes"]]
-            if not set(names) & {"storage_failing", "disk_full"}:
+            names = [cause["code"] for cause in self.box.get("/api/v1/status")["causes"]]
+            if not set(names) & {"storage-failing", "disk-full"}:
                 return
             time.sleep(0.2)
         raise AssertionError(f"{what}: the page still names {names}")
@@ -124,7 +124,7 @@ def test_a_full_disk_refuses_in_time_and_serves_again_when_there_is_room():
         free = os.statvfs(site.disk.at).f_bavail * os.statvfs(site.disk.at).f_frsize
         ballast = site.disk.at / "ballast"
         run("fallocate", "-l", free - (1 << 20), ballast)
-        slowest = site.refuses("full", {"disk_full"})
+        slowest = site.refuses("full", {"disk-full"})
         ballast.unlink()
         site.serves_again("full")
         return f"slowest refusal {slowest * 1000:.0f} ms"
@@ -150,7 +150,7 @@ def test_io_errors_of_every_kind_refuse_in_time_and_pass_without_a_restart():
         )
         for what, calls, error, paths in kinds:
             with Injected(site.box.process.pid, calls, error, paths):
-                slowest = site.refuses(what, {"storage_failing"})
+                slowest = site.refuses(what, {"storage-failing"})
             site.serves_again(what)
             notes.append(f"{what} {slowest * 1000:.0f} ms")
         assert site.box.stop() == 0
@@ -171,7 +171,7 @@ def test_a_disk_that_turns_read_only_refuses_in_time_and_serves_after_it_is_moun
         if not trigger.exists():
             return "SKIP this kernel cannot make ext4 fail on demand"
         trigger.write_text("1")
-        slowest = site.refuses("read-only", {"storage_failing"})
+        slowest = site.refuses("read-only", {"storage-failing"})
         assert site.box.process.poll() is None
         site.box.stop()
         image, at = site.disk.image, site.disk.mount.at

@@ -11,7 +11,7 @@ import struct
 import threading
 
 MR_IMAGE, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1"
-_NOISE = os.urandom(1 << 20)
+_NOISE = os.urandom(3 << 20)
 _SERIAL = itertools.count(1)
 _ROOT = f"2.25.{int.from_bytes(os.urandom(8), 'big')}"
 
@@ -34,9 +34,11 @@ def _element(group, element, vr, value):
 class Instance:
     """An MR image of noise: its UIDs, its data set and what that hashes to."""
 
+    SIDES = (64, 96, 128, 192, 256)
+
     def __init__(self, study, series, number, rng):
         self.study, self.sop = study, new_uid()
-        side = rng.choice((64, 96, 128, 192, 256))
+        side = rng.choice(self.SIDES)
         begin = rng.randrange(len(_NOISE) - 2 * side * side)
         u16 = lambda value: struct.pack("<H", value)
         self.data_set = b"".join((
@@ -129,8 +131,9 @@ class Senders:
     `on_acknowledged(n)` runs in the sender's own thread, before it does anything else. After `pause()` no message is under way.
     """
 
-    def __init__(self, port, n, rng, instances_per_study=12, on_acknowledged=lambda n: None, stay=True):
+    def __init__(self, port, n, rng, instances_per_study=12, on_acknowledged=lambda n: None, stay=True, make=Instance, remember=True):
         self.port, self.per_study, self.on_acknowledged, self.stay = port, instances_per_study, on_acknowledged, stay
+        self.make, self.remember, self.n_acknowledged = make, remember, 0
         self.lock, self.acknowledged, self.sent, self.refused, self.errors = threading.Lock(), {}, {}, {}, []
         self.gate, self.stopped, self.n_busy = threading.Event(), False, 0
         self.gate.set()
@@ -148,18 +151,21 @@ class Senders:
                     self.gate.wait()
                     if self.stopped:
                         return
-                    instance = Instance(study, series, number, rng)
+                    instance = self.make(study, series, number, rng)
                     with self.lock:
                         self.n_busy += 1
-                        self.sent[instance.sop] = instance.sha256
+                        if self.remember:
+                            self.sent[instance.sop] = instance.sha256
                     try:
                         status = association.store(instance)
                         with self.lock:
-                            if status == 0:
-                                self.acknowledged[instance.sop] = (study, instance.sha256)
-                            else:
+                            if status != 0:
                                 self.refused[instance.sop] = status
-                            n = len(self.acknowledged)
+                            else:
+                                self.n_acknowledged += 1
+                                if self.remember:
+                                    self.acknowledged[instance.sop] = (study, instance.sha256)
+                            n = self.n_acknowledged
                         self.on_acknowledged(n)
                     finally:
                         with self.lock:
