@@ -7,8 +7,8 @@ use toml::de::DeTable;
 
 use super::reader::{Faults, Section};
 use super::{
-    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, Durability, EngineChoice, InferConfig, LogConfig,
-    LogLevel, NpuConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, Durability, EngineChoice, InferConfig,
+    LogConfig, LogLevel, NpuConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
 };
 use crate::domain::{AeTitle, Uid, VerdictKind};
 

@@ -8,7 +8,7 @@
 //! | Part | Holds |
 //! | --- | --- |
 //! | `sink`, `types`, `error`, `events` | what other rooms see |
-//! | `incoming`, `committer` | an instance's way to durability |
+//! | `incoming`, `committer` | an instance's way to durability; the first that waits commits for all, in its own thread |
 //! | `budget`, `evict` | room, and how it is made |
 //! | `schema`, `index`, `verdicts`, `outbox`, `queries` | the tables |
 //! | `disk`, `layout`, `shared` | files, the lock, what happens at start |
@@ -41,8 +41,6 @@ mod verdicts;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 pub use error::{FullBecause, SpoolError};
 pub use events::SpoolEvent;
@@ -55,7 +53,7 @@ pub use types::{
 use crate::domain::{Uid, WallTime};
 use crate::journal::Journal;
 use budget::CHUNK_BYTES;
-use committer::{GROUP_MAX, Job, Reply};
+use committer::{Job, Rounds};
 use disk::{Disk, OsDisk};
 use shared::Shared;
 
@@ -74,30 +72,16 @@ pub struct Spool {
     inner: Arc<Inner>,
 }
 
-/// The open store with its committer thread, which ends with the last handle and the last arriving instance.
+/// The open store. It is closed with the last handle and the last arriving instance.
 struct Inner {
-    shared: Arc<Shared>,
-    jobs: Option<SyncSender<(Job, Reply)>>,
-    committer: Option<JoinHandle<()>>,
+    shared: Shared,
+    rounds: Rounds,
 }
 
 impl Inner {
-    /// Hands a synced instance to the committer and waits for the answer.
+    /// Commits a synced instance, with others that wait.
     fn commit(&self, job: Job) -> Result<Committed, SpoolError> {
-        let gone = || SpoolError::failing("committing an instance")("the committer has stopped; restart the service");
-        let (reply, answer) = sync_channel(1);
-        self.jobs.as_ref().ok_or_else(gone)?.send((job, reply)).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(committer) = self.committer.take() {
-            // It ends because its channel is closed; a panic inside was already seen by every waiting caller.
-            let _ = committer.join();
-        }
+        self.rounds.commit(&self.shared, job)
     }
 }
 
@@ -118,14 +102,8 @@ impl Spool {
         clock: fn() -> WallTime,
         disk: Box<dyn Disk>,
     ) -> Result<Self, SpoolError> {
-        let shared = Arc::new(Shared::open(dir, options, journal, clock, disk)?);
-        let (jobs, queue) = sync_channel(GROUP_MAX);
-        let for_thread = Arc::clone(&shared);
-        let committer = std::thread::Builder::new()
-            .name("spool-commit".to_owned())
-            .spawn(move || committer::run(&for_thread, &queue))
-            .map_err(SpoolError::failing("starting the committer"))?;
-        Ok(Self { inner: Arc::new(Inner { shared, jobs: Some(jobs), committer: Some(committer) }) })
+        let shared = Shared::open(dir, options, journal, clock, disk)?;
+        Ok(Self { inner: Arc::new(Inner { shared, rounds: Rounds::default() }) })
     }
 }
 
