@@ -19,6 +19,10 @@
 //! cheaper is not worth a log's own reclaiming, torn tails and copying out of evidence; a log with several senders was not measured.
 //! The code below with its real index, same size, three rounds of 100 at a load of 15 on 2 cores: 18.9 to 26.8 ms each from one thread,
 //! 6.2 to 7.1 ms each from four. The index (SQLite, WAL, `synchronous=FULL`) alone says what is stored.
+//!
+//! Proof: `tests/system/power_cut.py`, 2 x 100 cuts of the whole appliance (what ext4 had sent to the disk; a disk with a volatile write
+//! cache): 0 of 112,872 checks of acknowledged instances failed, and each of the three syncs is needed: left out, 10 of 10 cuts lose.
+//! SQLite is built with fdatasync (`.cargo/config.toml`): with fsync its log made ext4 commit its journal once more for each round.
 
 mod budget;
 mod committer;
