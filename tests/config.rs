@@ -391,3 +391,11 @@ fn what_keeps_a_pacs_from_sending_is_said_on_the_page() {
     let near = "[pacs]\nae_title = \"PACS\"\naddress = \"127.0.0.1:104\"\n";
     assert!(Config::parse(near).expect("in order").notices().is_empty());
 }
+
+#[test]
+fn a_weaker_durability_is_refused_with_what_it_would_lose() {
+    assert!(Config::parse("[spool]\ndurability = \"instance\"").is_ok());
+    let (line, key, message) = one_fault("[spool]\ndurability = \"none\"");
+    assert_eq!((line, key.as_str()), (2, "spool.durability"));
+    assert!(message.contains("loses acknowledged images"), "{message}");
+}

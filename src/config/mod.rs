@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
 pub use access::{PeerConfig, TlsConfig};
-pub use values::{EngineChoice, HostPort, LogLevel, PeerRange, WebhookUrl};
+pub use values::{Durability, EngineChoice, HostPort, LogLevel, PeerRange, WebhookUrl};
 
 /// Longest configuration file, bytes: a real one has a few thousand.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -172,6 +172,8 @@ pub struct SpoolConfig {
     pub free_mib_min: u64,
     /// A study whose instances were committed to a peer is not evicted before so many days have passed.
     pub commitment_hold_days: u64,
+    /// When an image is acknowledged.
+    pub durability: Durability,
 }
 
 /// `[assemble]`.
@@ -317,7 +319,7 @@ impl Default for DicomConfig {
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        Self { mib_max: 20_480, free_mib_min: 512, commitment_hold_days: 30 }
+        Self { mib_max: 20_480, free_mib_min: 512, commitment_hold_days: 30, durability: Durability::Instance }
     }
 }
 

@@ -8,8 +8,8 @@ use toml::de::DeTable;
 use super::access;
 use super::reader::{Faults, Section};
 use super::{
-    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, EngineChoice, HostPort, InferConfig, LogConfig,
-    LogLevel, NpuConfig, PacsConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, Durability, EngineChoice, HostPort, InferConfig,
+    LogConfig, LogLevel, NpuConfig, PacsConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
 };
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
@@ -125,6 +125,7 @@ fn spool(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> SpoolConfig {
         mib_max: section.integer(faults, "mib_max", default.mib_max, 256, 67_108_864, "MiB"),
         free_mib_min: section.integer(faults, "free_mib_min", default.free_mib_min, 16, 1_048_576, "MiB"),
         commitment_hold_days: section.integer(faults, "commitment_hold_days", default.commitment_hold_days, 1, 3650, "days"),
+        durability: section.text(faults, "durability", durability).unwrap_or(default.durability),
     };
     section.finish(faults);
     config
@@ -291,6 +292,14 @@ fn verdict_kind(text: &str) -> Result<VerdictKind, String> {
         .into_iter()
         .find(|kind| kind.as_str() == text)
         .ok_or_else(|| format!("{text:?} is no verdict: choose from {VERDICTS}"))
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    if text == Durability::Instance.as_str() {
+        return Ok(Durability::Instance);
+    }
+    let why = "the only choice is instance: an image is acknowledged once a power cut cannot lose it; anything weaker loses acknowledged images";
+    Err(format!("{text:?} is no durability, {why}"))
 }
 
 fn engine(text: &str) -> Result<EngineChoice, String> {

@@ -55,6 +55,7 @@ pub(super) fn to_toml(config: &Config) -> String {
     let s = &config.spool;
     line(format!("\n[spool]\nmib_max = {}\nfree_mib_min = {}", s.mib_max, s.free_mib_min));
     line(format!("commitment_hold_days = {}", s.commitment_hold_days));
+    line(format!("durability = {}", quoted(s.durability.as_str())));
     let a = &config.assemble;
     line(format!("\n[assemble]\nquiet_s = {}\nsettle_s = {}\ndeadline_s = {}", a.quiet_s, a.settle_s, a.deadline_s));
     line(format!("instances_per_study_max = {}\nopen_studies_max = {}", a.instances_per_study_max, a.open_studies_max));

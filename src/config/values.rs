@@ -248,6 +248,24 @@ impl EngineChoice {
     }
 }
 
+/// When an image is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When its bytes, its name and its row in the index survive a power cut.
+    #[default]
+    Instance,
+}
+
+impl Durability {
+    /// The name in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+        }
+    }
+}
+
 /// How much is written to the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {

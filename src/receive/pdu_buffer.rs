@@ -1,11 +1,15 @@
 //! The receive buffer of one connection: bytes as they come in -> whole PDUs and their fragments out, as ranges, without copying.
 //!
-//! It is as long as the longest PDU that we take; a PDU that declares more is refused from its six header bytes alone, so that a declared
+//! It is as long as the longest PDU that we take, or a whole image where that is longer; a PDU that declares more is refused from its six header bytes alone, so that a declared
 //! 4 GB never costs memory. Source: PS3.8 section 9.3 (PDU structure), 9.3.5.1 (presentation data values), annex E.2 (control header).
 
 use std::ops::Range;
 
 use super::dimse::Fragment;
+
+/// What an open association can hold before it must be written, at the least: a whole CT image of 512 x 512 x 16 bit with its header. Each
+/// batch costs several switches between threads. Only what was ever filled takes memory.
+const ASSOCIATION_BYTES_MIN: usize = 576 * 1024;
 
 /// PDU header: type, reserved, length (PS3.8 section 9.3.1).
 pub(super) const HEADER: usize = 6;
@@ -48,9 +52,13 @@ pub(super) struct PduBuffer {
 impl PduBuffer {
     /// A buffer for PDUs of up to `length_max` bytes after their header.
     pub(super) fn new(length_max: u32) -> Self {
+        Self::with_capacity(length_max, 0)
+    }
+
+    fn with_capacity(length_max: u32, n_bytes_min: usize) -> Self {
         // The slack lets two PDUs of half that length lie side by side with their headers (dcmtk sends 128 KiB at most).
         let capacity = HEADER + usize::try_from(length_max).unwrap_or(0) + 1024;
-        Self { bytes: vec![0; capacity], start: 0, end: 0, length_max }
+        Self { bytes: vec![0; capacity.max(n_bytes_min)], start: 0, end: 0, length_max }
     }
 
     /// A buffer for nothing: stands in while the real one is at work elsewhere.
@@ -58,9 +66,9 @@ impl PduBuffer {
         Self { bytes: Vec::new(), start: 0, end: 0, length_max: 0 }
     }
 
-    /// The same bytes in a buffer for another length.
+    /// The same bytes in the buffer of an open association, for another length.
     pub(super) fn resized(self, length_max: u32) -> Self {
-        let mut other = Self::new(length_max);
+        let mut other = Self::with_capacity(length_max, ASSOCIATION_BYTES_MIN);
         let waiting = &self.bytes[self.start..self.end];
         if waiting.len() > other.bytes.len() {
             other.bytes.resize(waiting.len(), 0);

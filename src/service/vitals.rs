@@ -116,6 +116,8 @@ impl Vitals {
                 };
                 self.probes.set_disk(disk, now);
                 self.report(DeviceCondition::StorageFailing, usage.failing);
+                // Reported by the receiver when it had to refuse; over when there is room again, whether or not somebody sends.
+                self.report(DeviceCondition::DiskFull, usage.full);
                 (self.usage, self.outbox) = (Some(usage), outbox);
             }
             // The reading ages, and an aged reading is a silent probe.

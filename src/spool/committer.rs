@@ -3,9 +3,9 @@
 //! The order is what makes "acknowledged means durable" true (DESIGN.md rule 1): file synced (by the caller), moved to its final name,
 //! directory synced, index row committed and synced, answered. After a crash at any point the index decides; see `shared::reconcile`.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -20,7 +20,7 @@ use super::types::Committed;
 use crate::domain::StoredInstance;
 
 /// Instances committed together at most. More wait for the next round; their callers wait too, so nothing piles up.
-pub(super) const GROUP_MAX: usize = 128;
+const GROUP_MAX: usize = 128;
 
 /// An instance whose bytes are synced and that waits for its name and its row.
 pub(super) struct Job {
@@ -29,9 +29,6 @@ pub(super) struct Job {
     /// The instance; `path` is the one in `incoming/`.
     pub(super) instance: StoredInstance,
 }
-
-/// Where the caller waits.
-pub(super) type Reply = SyncSender<Result<Committed, SpoolError>>;
 
 impl Job {
     /// The answer when exactly this content is stored already, first or as a kept conflict.
@@ -56,42 +53,101 @@ enum Decision {
     Answered(Result<Committed, SpoolError>),
 }
 
-/// Runs until every sender is gone.
-pub(super) fn run(shared: &Shared, jobs: &Receiver<(Job, Reply)>) {
-    let mut committer = Committer { shared, dirs_ready: HashSet::new() };
-    let mut waiting: VecDeque<(Job, Reply)> = VecDeque::new();
-    loop {
-        if waiting.is_empty() {
-            let Ok(first) = jobs.recv() else { return };
-            waiting.push_back(first);
-        }
-        while waiting.len() < GROUP_MAX {
-            let Ok(next) = jobs.try_recv() else { break };
-            waiting.push_back(next);
-        }
-        // Of several with the same SOP Instance UID only the first is in this round: the others then meet its row.
+/// Where committing instances meet. Whoever comes while no round is under way leads one, in its own thread, for all that wait: a sender
+/// that is alone pays for no switch between threads, and those that come meanwhile make up the next round.
+#[derive(Default)]
+pub(super) struct Rounds {
+    state: Mutex<State>,
+    over: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// In order of arrival. Each has its thread waiting, so there are never more than blocking threads.
+    waiting: VecDeque<(u64, Job)>,
+    answers: HashMap<u64, Result<Committed, SpoolError>>,
+    ticket_next: u64,
+    /// Directories of `instances/` whose own entry is durable; away while a round is under way.
+    dirs_ready: Option<HashSet<PathBuf>>,
+    is_led: bool,
+}
+
+impl State {
+    /// The next round: of several with the same SOP Instance UID only the first, the others then meet its row.
+    fn group(&mut self) -> (Vec<u64>, Vec<Job>) {
         let mut uids = HashSet::new();
-        let (mut group, mut replies, mut later) = (Vec::new(), Vec::new(), VecDeque::new());
-        for (job, reply) in waiting.drain(..) {
-            if uids.insert(job.instance.header.sop_instance_uid.clone()) {
+        let (mut tickets, mut group, mut later) = (Vec::new(), Vec::new(), VecDeque::new());
+        for (ticket, job) in self.waiting.drain(..) {
+            if group.len() < GROUP_MAX && uids.insert(job.instance.header.sop_instance_uid.clone()) {
+                tickets.push(ticket);
                 group.push(job);
-                replies.push(reply);
             } else {
-                later.push_back((job, reply));
+                later.push_back((ticket, job));
             }
         }
-        waiting = later;
-        for (answer, reply) in committer.commit(group).into_iter().zip(replies) {
-            // A caller that is gone has no peer to answer; the instance is stored all the same.
-            let _ = reply.send(answer);
+        self.waiting = later;
+        (tickets, group)
+    }
+}
+
+impl Rounds {
+    /// Commits a synced instance, together with others that wait; returns when its row is durable.
+    pub(super) fn commit(&self, shared: &Shared, job: Job) -> Result<Committed, SpoolError> {
+        let mut state = self.locked();
+        let ticket = state.ticket_next;
+        state.ticket_next += 1;
+        state.waiting.push_back((ticket, job));
+        loop {
+            if let Some(answer) = state.answers.remove(&ticket) {
+                return answer;
+            }
+            if state.is_led {
+                state = self.over.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.is_led = true;
+            let (tickets, group) = state.group();
+            let mut round =
+                Round { rounds: self, tickets, dirs_ready: state.dirs_ready.take().unwrap_or_default(), answers: Vec::new() };
+            drop(state);
+            round.answers = Committer { shared, dirs_ready: &mut round.dirs_ready }.commit(group);
+            drop(round);
+            state = self.locked();
         }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock panics; a round does its work outside.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A round under way. However it ends, also by a panic, everyone in it is answered and the next may lead.
+struct Round<'a> {
+    rounds: &'a Rounds,
+    tickets: Vec<u64>,
+    dirs_ready: HashSet<PathBuf>,
+    answers: Vec<Result<Committed, SpoolError>>,
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        let mut state = self.rounds.locked();
+        let mut answers = self.answers.drain(..);
+        for &ticket in &self.tickets {
+            let broken = || Err(SpoolError::failing("committing an instance")("its round broke off"));
+            state.answers.insert(ticket, answers.next().unwrap_or_else(broken));
+        }
+        state.dirs_ready = Some(std::mem::take(&mut self.dirs_ready));
+        state.is_led = false;
+        drop(state);
+        self.rounds.over.notify_all();
     }
 }
 
 struct Committer<'a> {
     shared: &'a Shared,
-    /// Directories of `instances/` whose own entry is durable.
-    dirs_ready: HashSet<PathBuf>,
+    dirs_ready: &'a mut HashSet<PathBuf>,
 }
 
 impl Committer<'_> {

@@ -8,7 +8,7 @@
 //! | Part | Holds |
 //! | --- | --- |
 //! | `sink`, `types`, `error`, `events` | what other rooms see |
-//! | `incoming`, `committer` | an instance's way to durability |
+//! | `incoming`, `committer` | an instance's way to durability; the first that waits commits for all, in its own thread |
 //! | `budget`, `evict` | room, and how it is made |
 //! | `schema`, `index`, `verdicts`, `outbox`, `queries` | the tables |
 //! | `services`, `steps`, `commitments` | what the DIMSE-N services keep |
@@ -20,6 +20,10 @@
 //! cheaper is not worth a log's own reclaiming, torn tails and copying out of evidence; a log with several senders was not measured.
 //! The code below with its real index, same size, three rounds of 100 at a load of 15 on 2 cores: 18.9 to 26.8 ms each from one thread,
 //! 6.2 to 7.1 ms each from four. The index (SQLite, WAL, `synchronous=FULL`) alone says what is stored.
+//!
+//! Proof: `tests/system/power_cut.py`, 2 x 100 cuts of the whole appliance (what ext4 had sent to the disk; a disk with a volatile write
+//! cache): 0 of 112,872 checks of acknowledged instances failed, and each of the three syncs is needed: left out, 10 of 10 cuts lose.
+//! SQLite is built with fdatasync (`.cargo/config.toml`): with fsync its log made ext4 commit its journal once more for each round.
 
 mod budget;
 mod commitments;
@@ -45,8 +49,6 @@ mod verdicts;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 pub use error::{FullBecause, SpoolError};
 pub use events::SpoolEvent;
@@ -62,7 +64,8 @@ pub use types::{
 
 use crate::domain::{Uid, WallTime};
 use crate::journal::Journal;
-use committer::{GROUP_MAX, Job, Reply};
+use budget::CHUNK_BYTES;
+use committer::{Job, Rounds};
 use disk::{Disk, OsDisk};
 use shared::Shared;
 
@@ -81,30 +84,16 @@ pub struct Spool {
     inner: Arc<Inner>,
 }
 
-/// The open store with its committer thread, which ends with the last handle and the last arriving instance.
+/// The open store. It is closed with the last handle and the last arriving instance.
 struct Inner {
-    shared: Arc<Shared>,
-    jobs: Option<SyncSender<(Job, Reply)>>,
-    committer: Option<JoinHandle<()>>,
+    shared: Shared,
+    rounds: Rounds,
 }
 
 impl Inner {
-    /// Hands a synced instance to the committer and waits for the answer.
+    /// Commits a synced instance, with others that wait.
     fn commit(&self, job: Job) -> Result<Committed, SpoolError> {
-        let gone = || SpoolError::failing("committing an instance")("the committer has stopped; restart the service");
-        let (reply, answer) = sync_channel(1);
-        self.jobs.as_ref().ok_or_else(gone)?.send((job, reply)).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(committer) = self.committer.take() {
-            // It ends because its channel is closed; a panic inside was already seen by every waiting caller.
-            let _ = committer.join();
-        }
+        self.rounds.commit(&self.shared, job)
     }
 }
 
@@ -125,14 +114,8 @@ impl Spool {
         clock: fn() -> WallTime,
         disk: Box<dyn Disk>,
     ) -> Result<Self, SpoolError> {
-        let shared = Arc::new(Shared::open(dir, options, journal, clock, disk)?);
-        let (jobs, queue) = sync_channel(GROUP_MAX);
-        let for_thread = Arc::clone(&shared);
-        let committer = std::thread::Builder::new()
-            .name("spool-commit".to_owned())
-            .spawn(move || committer::run(&for_thread, &queue))
-            .map_err(SpoolError::failing("starting the committer"))?;
-        Ok(Self { inner: Arc::new(Inner { shared, jobs: Some(jobs), committer: Some(committer) }) })
+        let shared = Shared::open(dir, options, journal, clock, disk)?;
+        Ok(Self { inner: Arc::new(Inner { shared, rounds: Rounds::default() }) })
     }
 }
 
@@ -218,6 +201,10 @@ impl Store for Spool {
         let (full, failing) = shared.health();
         let SpoolOptions { bytes_max, free_bytes_min, .. } = shared.options;
         let (bytes, free_bytes) = (shared.budget.bytes(), space.free_bytes);
+        // A refusal is over once there is room for the next instance, even while nobody sends one.
+        let has_room = free_bytes >= free_bytes_min.saturating_add(CHUNK_BYTES)
+            && bytes.saturating_sub(bytes_evictable).saturating_add(CHUNK_BYTES) <= bytes_max;
+        let full = full && !has_room;
         Ok(Usage { bytes, bytes_evictable, bytes_max, free_bytes, free_bytes_min, n_instances, n_studies, full, failing })
     }
 

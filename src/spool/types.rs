@@ -300,7 +300,7 @@ pub struct Usage {
     pub n_instances: u64,
     /// Studies known, evicted ones included.
     pub n_studies: u64,
-    /// Whether the last request for room was refused.
+    /// Whether the last request for room was refused, and there is still none.
     pub full: bool,
     /// Whether the last write failed.
     pub failing: bool,

@@ -62,8 +62,10 @@ class Hook(http.server.ThreadingHTTPServer):
 class Appliance:
     """`scanside serve` on free loopback ports with a state folder of its own."""
 
-    def __init__(self, hook=None, extra="", dicom_extra=""):
+    def __init__(self, hook=None, extra="", dicom_extra="", state=None, wrapper=()):
+        """`state`: the state folder, if not one of its own; `wrapper`: a command that runs the program given after it."""
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="scanside-system-"))
+        self.state, self.wrapper = pathlib.Path(state or self.folder / "state"), list(wrapper)
         self.dicom, self.web = free_port(), free_port()
         text = f'[dicom]\nlisten = "127.0.0.1:{self.dicom}"\n{dicom_extra}\n[web]\nlisten = "127.0.0.1:{self.web}"\n{extra}\n'
         if hook is not None:
@@ -75,10 +77,10 @@ class Appliance:
         self.process = None
 
     def start(self, timeout_s=60):
-        env = dict(os.environ, STATE_DIRECTORY=str(self.folder / "state"))
+        env = dict(os.environ, STATE_DIRECTORY=str(self.state))
         self.log = open(self.folder / "log.txt", "ab")
         self.process = subprocess.Popen(
-            [program(), "serve", "--config", str(self.folder / "config.toml")], env=env, stdout=self.log, stderr=self.log, cwd=ROOT
+            [*self.wrapper, program(), "serve", "--config", str(self.folder / "config.toml")], env=env, stdout=self.log, stderr=self.log, cwd=ROOT
         )
         end = time.time() + timeout_s
         while time.time() < end:
@@ -132,7 +134,7 @@ class Appliance:
         return int(values["VmRSS"].split()[0]) / 1024, int(values["VmHWM"].split()[0]) / 1024
 
     def stored_files(self):
-        return [p for p in (self.folder / "state").rglob("*") if p.is_file() and p.suffix == ".dcm"]
+        return [p for p in self.state.rglob("*") if p.is_file() and p.suffix == ".dcm"]
 
     def __enter__(self):
         return self.start()

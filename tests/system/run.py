@@ -11,12 +11,14 @@ import time
 import traceback
 
 import bad_input
+import disk_faults
 import faults
 import interop
 import npu
 import pacs
 import peers
 import plug
+import power_cut
 import services
 import tls
 
@@ -24,6 +26,8 @@ MODULES = (
     peers,
     interop,
     plug,
+    power_cut,
+    disk_faults,
     bad_input,
     faults,
     npu,

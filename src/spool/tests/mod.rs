@@ -1,5 +1,6 @@
 //! The spool's own tests: helpers here, then promises by subject. The kill -9 test lives in `tests/durability.rs`.
 
+mod clock;
 mod faulty_disk;
 mod model;
 mod power_cut;
