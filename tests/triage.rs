@@ -240,7 +240,7 @@ fn ranked(kind: VerdictKind, urgency: Option<Urgency>) -> Verdict {
 
 #[test]
 fn a_quiet_late_verdict_keeps_the_earlier_priority_and_says_so() {
-    let earlier = VerdictSummary { number: 3, kind: VerdictKind::Flagged, urgency: Some(Urgency::Critical), score: Some(0.97) };
+    let earlier = VerdictSummary { number: 3, kind: VerdictKind::Flagged, urgency: Some(Urgency::Critical), score: Some(0.97), provisional: false };
     let v = supersede(&earlier, triage(findings(&[])));
     assert_eq!((v.kind, v.urgency, v.supersedes, v.score), (VerdictKind::Flagged, Some(Urgency::Critical), Some(3), Some(0.97)));
     assert_eq!(codes(&v), [ReasonCode::PriorityKept, ReasonCode::NoFindingAtOperatingPoint]);
@@ -249,7 +249,7 @@ fn a_quiet_late_verdict_keeps_the_earlier_priority_and_says_so() {
 
 #[test]
 fn an_assessment_replaces_an_indeterminate_verdict() {
-    let earlier = VerdictSummary { number: 1, kind: VerdictKind::Indeterminate, urgency: None, score: None };
+    let earlier = VerdictSummary { number: 1, kind: VerdictKind::Indeterminate, urgency: None, score: None, provisional: false };
     let v = supersede(&earlier, triage(findings(&[])));
     assert_eq!((v.kind, v.supersedes), (VerdictKind::NotFlagged, Some(1)));
 }

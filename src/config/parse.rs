@@ -119,6 +119,9 @@ fn assemble(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AssembleConf
         quiet_s: s.integer(faults, "quiet_s", default.quiet_s, 1, 3600, "seconds"),
         settle_s: s.integer(faults, "settle_s", default.settle_s, 0, 3600, "seconds"),
         deadline_s: s.integer(faults, "deadline_s", default.deadline_s, 10, DAY_S, "seconds"),
+        step_s_max: s.integer(faults, "step_s_max", default.step_s_max, 1, DAY_S, "seconds"),
+        provisional: s.boolean(faults, "provisional", default.provisional),
+        provisional_settle_s: s.integer(faults, "provisional_settle_s", default.provisional_settle_s, 1, 600, "seconds"),
         instances_per_study_max: s.count(faults, "instances_per_study_max", default.instances_per_study_max, 1, 1_000_000),
         open_studies_max: s.count(faults, "open_studies_max", default.open_studies_max, 1, 4096),
     };
@@ -129,8 +132,14 @@ fn assemble(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AssembleConf
     if !s.is_set("settle_s") {
         config.settle_s = config.settle_s.min(config.quiet_s);
     }
-    let order =
-        [("settle_s", config.settle_s, "quiet_s", config.quiet_s), ("quiet_s", config.quiet_s, "deadline_s", config.deadline_s)];
+    if !s.is_set("step_s_max") {
+        config.step_s_max = config.step_s_max.max(config.quiet_s);
+    }
+    let order = [
+        ("settle_s", config.settle_s, "quiet_s", config.quiet_s),
+        ("quiet_s", config.quiet_s, "deadline_s", config.deadline_s),
+        ("quiet_s", config.quiet_s, "step_s_max", config.step_s_max),
+    ];
     for (short, short_s, long, long_s) in order {
         if short_s > long_s {
             faults.add(

@@ -54,10 +54,14 @@ fn body(study: &StudyDetail) -> Markup {
             div.heading {
                 h1 { @match &s.accession_number { Some(number) => { "Accession " (number) }, None => "Study" } }
                 (badge(s.verdict, s.urgency))
+                @if s.provisional { span.tag.warn { "provisional" } }
                 span.acknowledge { (acknowledgement(s)) }
             }
             p.uid { code { (s.study_instance_uid) } }
             @if s.verdict.is_none() { p { "Images are arriving, or the study is in work: " (s.n_instances) " so far." } }
+            @if s.provisional { p.note {
+                "Provisional: the series that the model needs were read while the rest of the study was arriving. The verdict on the whole study \
+                 follows; it never ranks lower." } }
             @for reason in items(&latest, "reasons") { p.reason.large { (text(reason, "text")) " " code { (text(reason, "code")) } } }
             (key_figures(study, &latest))
         }
