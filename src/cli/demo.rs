@@ -168,7 +168,9 @@ async fn tell(events: &mut broadcast::Receiver<ServiceEvent>, begin: Instant) ->
                 if released { "released" } else { "aborted" }
             )),
             ServiceEvent::StudyReady { study_instance_uid, n_instances } => {
-                say(format!("{at:7.2} s  study {study_instance_uid}: the series that the model needs are here, {n_instances} instances"));
+                say(format!(
+                    "{at:7.2} s  study {study_instance_uid}: the series that the model needs are here, {n_instances} instances"
+                ));
             }
             ServiceEvent::StudyClosed { study_instance_uid, because, n_instances } => {
                 say(format!("{at:7.2} s  study {study_instance_uid} closed with {n_instances} instances: {because}"));

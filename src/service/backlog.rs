@@ -80,7 +80,9 @@ mod tests {
     }
 
     fn order(backlog: &mut Backlog) -> Vec<(String, bool)> {
-        std::iter::from_fn(|| backlog.pop()).map(|study| (study.study_instance_uid().to_string(), study.is_provisional())).collect()
+        std::iter::from_fn(|| backlog.pop())
+            .map(|study| (study.study_instance_uid().to_string(), study.is_provisional()))
+            .collect()
     }
 
     #[test]

@@ -215,7 +215,8 @@ impl Conductor {
     /// The verdict on a closed study of which the snapshot that was read last had every instance already: the network would say the same
     /// (DESIGN.md rule 4).
     fn read_before(&mut self, study: &Study) -> Option<Verdict> {
-        let (_, verdict) = self.read_ahead.take_if(|(snapshot, _)| !study.is_provisional() && study.holds_the_same_as(snapshot))?;
+        let (_, verdict) =
+            self.read_ahead.take_if(|(snapshot, _)| !study.is_provisional() && study.holds_the_same_as(snapshot))?;
         Some(made_final(verdict, study, wall_now()))
     }
 
@@ -332,12 +333,12 @@ impl Conductor {
             Ok(summaries) => {
                 let signals = summaries
                     .into_iter()
-                    .filter_map(|s| {
+                    .map(|s| {
                         let urgency = s.standing_urgency.or(s.urgency);
                         // A provisional verdict that flags nothing calls nobody: what waits is an indeterminate one before it.
                         let kind = s.verdict.filter(|kind| !s.provisional || *kind == VerdictKind::Flagged);
                         let kind = kind.unwrap_or(VerdictKind::Indeterminate);
-                        Some(StudySignal { study_instance_uid: s.study_instance_uid, kind, urgency })
+                        StudySignal { study_instance_uid: s.study_instance_uid, kind, urgency }
                     })
                     .collect();
                 self.on_signal(SignalEvent::Restored(signals));

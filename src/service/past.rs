@@ -42,3 +42,47 @@ pub(super) fn with_notes(study: Study, detail: &StudyDetail) -> Study {
     }
     study
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ClosedBecause, OpenStudy, Role, WallTime};
+    use crate::spool::{StudyState, StudySummary};
+
+    fn detail(evicted_at: Option<WallTime>, n_conflicts: u64) -> StudyDetail {
+        let summary = StudySummary {
+            study_instance_uid: Uid::try_new("1.2").expect("a UID"),
+            accession_number: None,
+            n_instances: 1,
+            n_conflicts,
+            state: StudyState::Pending,
+            verdict: None,
+            urgency: None,
+            standing_urgency: None,
+            score: None,
+            provisional: false,
+            verdict_number: None,
+            decided_at: None,
+            received_at: WallTime(0),
+            last_received_at: WallTime(0),
+            evicted_at,
+            needs_acknowledgement: false,
+            acknowledged_by: None,
+            acknowledged_at: None,
+            n_notices_waiting: 0,
+        };
+        StudyDetail { summary, verdicts: Vec::new(), deliveries: Vec::new(), acknowledgements: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_gone_or_in_conflict_is_said() {
+        let open = OpenStudy::new(Uid::try_new("1.2").expect("a UID"), Monotonic(0));
+        let closed = || open.close(ClosedBecause::QuietTime, |_| (Role::Other, Vec::new()));
+        let codes = |detail: &StudyDetail| -> Vec<&str> {
+            with_notes(closed(), detail).notes().iter().map(|note| note.code).collect::<Vec<_>>()
+        };
+        assert!(codes(&detail(None, 0)).is_empty());
+        assert_eq!(codes(&detail(Some(WallTime(5)), 0)), ["earlier-images-gone"]);
+        assert_eq!(codes(&detail(Some(WallTime(5)), 2)), ["earlier-images-gone", "conflicting-images"]);
+    }
+}

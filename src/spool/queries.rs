@@ -138,13 +138,11 @@ fn rows_max() -> i64 {
 }
 
 fn verdicts(connection: &Connection, study_id: i64) -> rusqlite::Result<Vec<StoredVerdict>> {
-    let mut find = connection.prepare_cached(
-        concat!(
-            "SELECT number, supersedes, kind, urgency, score, n_instances, decided_at, json, ",
-            is_provisional!("json"),
-            " FROM verdicts WHERE study_id = ?1 ORDER BY number DESC LIMIT ?2",
-        ),
-    )?;
+    let mut find = connection.prepare_cached(concat!(
+        "SELECT number, supersedes, kind, urgency, score, n_instances, decided_at, json, ",
+        is_provisional!("json"),
+        " FROM verdicts WHERE study_id = ?1 ORDER BY number DESC LIMIT ?2",
+    ))?;
     let rows = find.query_map((study_id, rows_max()), |row| {
         let unknown = || rusqlite::Error::InvalidColumnType(2, "kind".to_owned(), rusqlite::types::Type::Text);
         Ok(StoredVerdict {

@@ -84,7 +84,9 @@ pub fn alerts(verdict: &Verdict) -> bool {
 #[must_use]
 pub fn is_news(previous: Option<&VerdictSummary>, new: &Verdict) -> bool {
     let is_told = |earlier: &VerdictSummary| {
-        (earlier.provisional || new.provisional) && earlier.kind == VerdictKind::Flagged && new.kind == VerdictKind::Flagged
+        (earlier.provisional || new.provisional)
+            && earlier.kind == VerdictKind::Flagged
+            && new.kind == VerdictKind::Flagged
             && new.urgency <= earlier.urgency
     };
     alerts(new) && !previous.is_some_and(is_told)

@@ -14,12 +14,13 @@ import bad_input
 import npu
 import peers
 import plug
+import provisional
 
 
 
 
 def main():
-    tests = {n: f for m in (peers, plug, bad_input, npu) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
+    tests = {n: f for m in (peers, plug, bad_input, npu, provisional) for n, f in inspect.getmembers(m, inspect.isfunction) if n.startswith("test_")}
     wanted = sys.argv[1:] or list(tests)
     passed = failed = skipped = 0
     for name in wanted:

@@ -84,7 +84,8 @@ fn has_stated_images(instances: &[Arc<StoredInstance>]) -> bool {
 /// In-stack positions are numbered from 1 without a gap (PS3.3 C.7.6.16.2.2.2): a slice missing at an end shows in them and nowhere else.
 /// Says nothing when not every frame of the stack has a number of its own.
 fn has_stated_positions(instances: &[Arc<StoredInstance>], stack: &SliceStack) -> bool {
-    let position = |at: &crate::domain::FrameRef| instances.get(at.instance_idx)?.header.frames.get(at.frame_idx)?.in_stack_position;
+    let position =
+        |at: &crate::domain::FrameRef| instances.get(at.instance_idx)?.header.frames.get(at.frame_idx)?.in_stack_position;
     let positions: BTreeSet<u32> = stack.frames.iter().filter_map(position).collect();
     if positions.len() < stack.n_slices() {
         return true;

@@ -14,7 +14,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::domain::{AvailableInstances, ClosedBecause, Monotonic, OpenStudy, ProcedureStep, QualityNote, ReferencedSeries, Severity, StepStatus, Uid};
+use crate::domain::{
+    AvailableInstances, ClosedBecause, Monotonic, OpenStudy, ProcedureStep, QualityNote, ReferencedSeries, Severity, StepStatus,
+    Uid,
+};
 
 /// Reports that are held, steps and notifications together.
 pub const REPORTS_MAX: usize = 256;
@@ -68,7 +71,8 @@ impl Evidence {
             self.reports.remove(&number);
         }
         let n_listed = n_listed(&step.series);
-        let step = if n_listed > LISTED_MAX { Arc::new(ProcedureStep { series: BTreeMap::new(), ..(*step).clone() }) } else { step };
+        let step =
+            if n_listed > LISTED_MAX { Arc::new(ProcedureStep { series: BTreeMap::new(), ..(*step).clone() }) } else { step };
         self.hold(Report::Step(step), n_listed, now)
     }
 

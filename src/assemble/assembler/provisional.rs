@@ -133,7 +133,8 @@ impl Arrivals {
         if !is_complete || !is_new {
             return None;
         }
-        let last_at = needed.keys().filter_map(|uid| self.series.get(uid)).map(|arrival| arrival.last_at).max().unwrap_or_default();
+        let last_at =
+            needed.keys().filter_map(|uid| self.series.get(uid)).map(|arrival| arrival.last_at).max().unwrap_or_default();
         self.seen.extend(needed);
         self.n_snapshots += 1;
         // A series of the model's that is broken or still comes is left out: half of it would look like all of it.
