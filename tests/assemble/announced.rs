@@ -184,7 +184,7 @@ fn evidence_after_the_closing_reopens_nothing_and_counts_for_a_late_image() {
     assert_eq!((bench.reopened, bench.closed.len()), (0, 1));
     bench.store(&t1[23..]);
     bench.wait_s(1);
-    assert_eq!(bench.reasons(), [ClosedBecause::QuietTime, ClosedBecause::StepCompleted]);
+    assert_eq!(bench.reasons(), [ClosedBecause::RequiredRolesComplete, ClosedBecause::StepCompleted]);
 }
 
 #[test]
