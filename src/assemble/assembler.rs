@@ -16,8 +16,8 @@
 //! | --- | --- |
 //! | every role of the model is geometrically complete and no association that touched the study is open | `RequiredRolesComplete`, at once |
 //! | the required roles are, no association is open, `settle_s` passed, and nobody said that more comes | `RequiredRolesComplete` |
-//! | the required roles are, and all that its final procedure steps list is here | `StepCompleted`, `StepDiscontinued`, at once |
-//! | the required roles are, and all that availability notifications list is here | `AnnouncedInstancesHere`, at once |
+//! | the required roles are, and all that its final procedure steps list is here, and nothing else | `StepCompleted`, `StepDiscontinued`, at once |
+//! | the required roles are, and all that availability notifications list is here, and nothing else | `AnnouncedInstancesHere`, at once |
 //! | `quiet_s` passed without an instance, whatever is there, and no step is IN PROGRESS | `QuietTime` |
 //! | a step is IN PROGRESS, and `step_s_max` passed without an instance or a word of it | `StepSilent` |
 //! | `deadline_s` passed since it was (re)opened, even while instances arrive (`step_s_max` later while a step is IN PROGRESS) | `HardDeadline` |

@@ -98,7 +98,7 @@ fn key_figures(study: &StudyDetail, latest: &Value) -> Markup {
                 dd { (text(model, "name")) " " (text(model, "version")) ", " (text(model, "precision")) " on " (text(model, "engine"))
                      span.sub title=(text(model, "sha256")) { "sha256 " (text(model, "sha256").get(..12).unwrap_or_default()) "\u{2026}" } }
             }
-            @if !text(latest, "closed_because").is_empty() { dt { "Closed because" } dd { (text(latest, "closed_because").replace('-', " ")) } }
+            @if !text(latest, "closed_because").is_empty() { dt { @if study.summary.provisional { "Read ahead because" } @else { "Closed because" } } dd { (text(latest, "closed_because").replace('-', " ")) } }
             @if let Some(total) = ms("total") {
                 dt { "Time" }
                 dd {

@@ -188,6 +188,23 @@ fn evidence_after_the_closing_reopens_nothing_and_counts_for_a_late_image() {
 }
 
 #[test]
+fn a_study_that_goes_on_beyond_its_completed_step_closes_by_the_clocks() {
+    let mut bench = Bench::new(options());
+    let t1 = t1_post("1.2").instances();
+    bench.store(&t1);
+    bench.on(step(1, StepStatus::Completed, &["1.2"], &t1));
+    assert_eq!(bench.reasons(), [ClosedBecause::StepCompleted]);
+    bench.store_at_pace(&t2("1.2").instances(), 2_000);
+    assert_eq!(
+        (bench.closed.len(), bench.reopened),
+        (1, 1),
+        "a minute of images that no list knows is one continuation, not thirty"
+    );
+    bench.wait_s(15);
+    assert_eq!(bench.reasons(), [ClosedBecause::StepCompleted, ClosedBecause::RequiredRolesComplete]);
+}
+
+#[test]
 fn reports_are_bounded_and_the_oldest_is_forgotten_with_a_note() {
     let mut bench = Bench::new(options());
     let t1 = t1_post("1.2").instances();

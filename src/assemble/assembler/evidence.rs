@@ -7,9 +7,11 @@
 //! | its steps are COMPLETED or DISCONTINUED, all that they list is here | nothing more comes |
 //! | the same, some of it is not here | it is on its way: wait for the quiet time, and say what is missing |
 //! | a notification lists instances | as a completed step, but weaker: a step in progress outweighs it |
+//! | an instance came that nobody listed | the lists are not all there is (the study goes on, derived images follow): the clocks decide |
 //! | a final step lists nothing, or belongs to several studies at once | no list that could be checked: the clocks decide |
 //!
-//! A step that is final stays final. The tables are bounded by reports and by listed instances; the oldest report is forgotten first.
+//! A step that is final stays final. The tables are bounded by reports and by listed instances; the oldest report is forgotten first. They are
+//! held in memory alone: after a restart the clocks decide, until something is told again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -54,6 +56,8 @@ pub(super) struct Outlook {
     lists: Option<ClosedBecause>,
     /// Listed instances that were here when the outlook was made.
     n_here: usize,
+    /// Instances that are here and that nobody listed.
+    n_unlisted: usize,
     /// Listed and not here: SOP Instance UID and its series.
     awaited: BTreeMap<Uid, Uid>,
 }
@@ -125,6 +129,7 @@ impl Evidence {
             }
         }
         outlook.n_here = here.len();
+        outlook.n_unlisted = study.n_instances().saturating_sub(outlook.n_here);
         outlook
     }
 }
@@ -161,12 +166,16 @@ impl Outlook {
 
     /// An instance arrived.
     pub(super) fn on_arrived(&mut self, sop_instance_uid: &Uid) {
-        self.n_here += usize::from(self.awaited.remove(sop_instance_uid).is_some());
+        if self.awaited.remove(sop_instance_uid).is_some() {
+            self.n_here += 1;
+        } else {
+            self.n_unlisted += 1;
+        }
     }
 
-    /// The evidence that nothing more comes: all that was listed is here, and no step is in progress.
+    /// The evidence that nothing more comes: all that was listed is here and nothing else, and no step is in progress.
     pub(super) fn all_here(&self) -> Option<ClosedBecause> {
-        self.lists.filter(|_| self.in_progress.is_none() && self.awaited.is_empty())
+        self.lists.filter(|_| self.in_progress.is_none() && self.awaited.is_empty() && self.n_unlisted == 0)
     }
 
     /// Whether somebody said that more comes.
