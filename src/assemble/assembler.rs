@@ -121,7 +121,7 @@ impl Assembler {
             AssembleEvent::InstancesAvailable(available) => {
                 let study = available.study_instance_uid.clone();
                 let n_forgotten = self.evidence.on_available(available, self.now);
-                self.on_evidence([&study].into_iter(), n_forgotten, &mut actions);
+                self.on_evidence(std::iter::once(&study), n_forgotten, &mut actions);
             }
             AssembleEvent::AssociationOpened { id } => {
                 if self.associations.len() < ASSOCIATIONS_MAX {

@@ -132,14 +132,8 @@ fn assemble(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AssembleConf
     if !s.is_set("settle_s") {
         config.settle_s = config.settle_s.min(config.quiet_s);
     }
-    if !s.is_set("step_s_max") {
-        config.step_s_max = config.step_s_max.max(config.quiet_s);
-    }
-    let order = [
-        ("settle_s", config.settle_s, "quiet_s", config.quiet_s),
-        ("quiet_s", config.quiet_s, "deadline_s", config.deadline_s),
-        ("quiet_s", config.quiet_s, "step_s_max", config.step_s_max),
-    ];
+    let order =
+        [("settle_s", config.settle_s, "quiet_s", config.quiet_s), ("quiet_s", config.quiet_s, "deadline_s", config.deadline_s)];
     for (short, short_s, long, long_s) in order {
         if short_s > long_s {
             faults.add(

@@ -264,10 +264,10 @@ impl Study {
     /// Whether both hold the same instances in the same series and roles: then the model sees the same in both.
     #[must_use]
     pub fn holds_the_same_as(&self, other: &Self) -> bool {
-        let shape = |study: &'_ Self| -> Vec<(Uid, Role, usize)> {
+        let shape = |study: &Self| -> Vec<(Uid, Role, usize)> {
             study.series.iter().map(|s| (s.series_instance_uid.clone(), s.role, s.instances.len())).collect()
         };
-        let instances = |study: &'_ Self| -> Vec<Uid> {
+        let instances = |study: &Self| -> Vec<Uid> {
             study.series.iter().flat_map(|s| &s.instances).map(|i| i.header.sop_instance_uid.clone()).collect()
         };
         self.study_instance_uid == other.study_instance_uid && shape(self) == shape(other) && instances(self) == instances(other)

@@ -20,9 +20,8 @@ pub(super) fn earlier_instances(
 }
 
 /// The study with what the spool knows about it: images that were deleted before these came, and images in conflict.
-pub(super) fn with_notes(study: Study, detail: &StudyDetail) -> Study {
+pub(super) fn with_notes(mut study: Study, detail: &StudyDetail) -> Study {
     let s = &detail.summary;
-    let mut study = study;
     if s.evicted_at.is_some() {
         let earlier = detail.verdicts.iter().filter(|verdict| !verdict.provisional).map(|verdict| verdict.number).max();
         let had = earlier.map_or_else(String::new, |number| format!(" after verdict {number}"));

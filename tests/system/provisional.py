@@ -105,6 +105,21 @@ def test_provisional_alert_comes_while_the_study_still_arrives():
                 f"with {n_at_alert} of {n_sent} images sent; final verdict: {final['verdict']['urgency']}")
 
 
+def test_a_study_that_was_whole_at_its_provisional_look_is_read_once():
+    with tempfile.TemporaryDirectory() as folder, Appliance(extra="[assemble]\nsettle_s = 8") as box:
+        t1, _ = lesion_study(folder)
+        association = associate(box)
+        store(association, t1)
+        association.release()
+        detail = final_verdict(box, t1[0].StudyInstanceUID, len(t1))
+        final, first = (verdict["verdict"] for verdict in detail["verdicts"])
+        assert first["provisional"] and not final["provisional"] and final["closed_because"] == "required-roles-complete", detail
+        same = ("verdict", "urgency", "score", "findings", "series", "model")
+        assert all(final[key] == first[key] for key in same), (first, final)
+        assert final["timing_ms"]["infer"] == first["timing_ms"]["infer"], "the network did not run again"
+        return f"provisional {first['timing_ms']['last_instance_to_alert']} ms after the last image, final {final['timing_ms']['last_instance_to_alert']} ms"
+
+
 def test_provisional_alert_survives_a_kill_and_is_not_sent_twice():
     hook = Hook(b"provisional kill test")
     with tempfile.TemporaryDirectory() as folder:

@@ -84,7 +84,9 @@ impl Collecting {
         let deadline = (after(self.since, deadline_s), ClosedBecause::HardDeadline);
         let silent = match self.outlook.in_progress {
             None => (after(self.study.last_at(), options.quiet_s), ClosedBecause::QuietTime),
-            Some(told_at) => (after(self.active_at.max(told_at), options.step_s_max), ClosedBecause::StepSilent),
+            Some(told_at) => {
+                (after(self.active_at.max(told_at), options.step_s_max.max(options.quiet_s)), ClosedBecause::StepSilent)
+            }
         };
         [self.all_here_due(), self.roles_due(options), Some(silent), Some(deadline)]
             .into_iter()

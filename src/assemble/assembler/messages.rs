@@ -15,7 +15,7 @@ pub struct AssembleOptions {
     /// A study is closed this long after it was opened or reopened, seconds.
     pub deadline_s: u64,
     /// While a procedure step of the study is IN PROGRESS: a study without an instance or a word of the step for this long is closed, and
-    /// the deadline is this much later, seconds.
+    /// the deadline is this much later, seconds. At least `quiet_s` is waited.
     pub step_s_max: u64,
     /// Whether the required series are read as soon as they are complete, while the rest still arrives.
     pub provisional: bool,
