@@ -85,7 +85,7 @@ proptest! {
                 Happening::Close(id) => bench.on(AssembleEvent::AssociationClosed { id }),
                 Happening::Step { number, study, status, n_listed } => {
                     // A step belongs to one study for good.
-                    let (number, status) = (number * 2 + study as u32, [StepStatus::InProgress, StepStatus::Completed, StepStatus::Discontinued][status]);
+                    let (number, status) = (number * 2 + u32::from(study == 1), [StepStatus::InProgress, StepStatus::Completed, StepStatus::Discontinued][status]);
                     if status == StepStatus::InProgress {
                         if !seen.is_final.contains(&number) {
                             seen.in_progress.insert(number, (study, bench.now));
