@@ -7,7 +7,7 @@
 //! | Channel | Bound | At the bound |
 //! | --- | --- | --- |
 //! | receive -> conductor | 256 notices | the association waits, so the peer waits |
-//! | conductor -> pipeline | 1 study in work, `infer.queue_max` waiting | new instances are refused with 0xA700 until one is done |
+//! | conductor -> pipeline | 1 study in work, `infer.queue_max` closed ones waiting, a snapshot per open study | new instances are refused with 0xA700 until one is done |
 //! | pipeline -> conductor | 4 verdicts | the pipeline waits |
 //! | web -> conductor | 32 commands | the page answers 503 |
 //! | conductor -> PACS worker | 1 order | the next one waits in the keeper, where 16 studies may; a further one is not asked for |
@@ -16,12 +16,14 @@
 //! | conductor -> lamp | 8 lamp states | the newest is offered again at the next tick |
 
 mod appliance;
+mod backlog;
 pub mod budget;
 mod conductor;
 pub mod events;
 mod fetch;
 pub mod folder;
 pub mod npu;
+mod past;
 pub mod pipeline;
 mod settings;
 mod sink;
@@ -61,6 +63,13 @@ pub enum ServiceEvent {
         released: bool,
         /// Instances that it brought.
         n_instances: u64,
+    },
+    /// The series that the model needs have arrived, the rest is coming: a provisional look begins.
+    StudyReady {
+        /// Study Instance UID.
+        study_instance_uid: String,
+        /// How many instances have arrived and are looked at.
+        n_instances: usize,
     },
     /// A study closed.
     StudyClosed {

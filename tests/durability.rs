@@ -51,6 +51,7 @@ fn header(study: &str, sop: &str) -> InstanceHeader {
         bits_allocated: 16,
         has_pixel_data: false,
         is_mosaic: false,
+        concatenation: None,
         acquisition: Acquisition::default(),
         frames: Vec::new(),
     }
@@ -127,6 +128,7 @@ fn the_child_stores_until_it_is_killed() {
                             score: None,
                             json: "{}".to_owned(),
                             n_instances: 0,
+                            provisional: false,
                             decided_at: clock(),
                         };
                         let notice = Notice { channel: "webhook:0".to_owned(), idempotency_key: sop, body: "b".to_owned() };

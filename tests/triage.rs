@@ -8,7 +8,7 @@ use scanside::domain::{
     ClosedBecause, Findings, Grid, InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, QualityNote,
     Quantisation, Reason, ReasonCode, Role, ScoreMap, Severity, TimingMs, Uid, Urgency, Verdict, VerdictKind, Volume, WallTime,
 };
-use scanside::triage::{Assessed, TriageInput, VerdictSummary, brain_mask, components, decide, supersede};
+use scanside::triage::{Assessed, TriageInput, VerdictSummary, alerts, brain_mask, components, decide, is_news, supersede};
 
 const SHAPE: [usize; 3] = [12, 14, 16];
 const N: usize = 12 * 14 * 16;
@@ -104,10 +104,14 @@ fn at(k: usize, j: usize, i: usize) -> usize {
 }
 
 fn verdict(outcome: Result<Assessed, Refusal>) -> Verdict {
+    verdict_of(ClosedBecause::QuietTime, outcome)
+}
+
+fn verdict_of(closed_because: ClosedBecause, outcome: Result<Assessed, Refusal>) -> Verdict {
     decide(TriageInput {
         study_instance_uid: Uid::try_new("1.2.3").expect("a UID"),
         accession_number: Some("A1".into()),
-        closed_because: ClosedBecause::QuietTime,
+        closed_because,
         outcome,
         model: &model(),
         decided_at: WallTime(7),
@@ -240,16 +244,64 @@ fn ranked(kind: VerdictKind, urgency: Option<Urgency>) -> Verdict {
 
 #[test]
 fn a_quiet_late_verdict_keeps_the_earlier_priority_and_says_so() {
-    let earlier = VerdictSummary { number: 3, kind: VerdictKind::Flagged, urgency: Some(Urgency::Critical), score: Some(0.97) };
+    let earlier = VerdictSummary {
+        number: 3,
+        kind: VerdictKind::Flagged,
+        urgency: Some(Urgency::Critical),
+        score: Some(0.97),
+        provisional: false,
+    };
     let v = supersede(&earlier, triage(findings(&[])));
     assert_eq!((v.kind, v.urgency, v.supersedes, v.score), (VerdictKind::Flagged, Some(Urgency::Critical), Some(3), Some(0.97)));
     assert_eq!(codes(&v), [ReasonCode::PriorityKept, ReasonCode::NoFindingAtOperatingPoint]);
     assert!(v.reasons[0].text.contains("number 3") && v.reasons[0].text.contains("critical"), "{}", v.reasons[0].text);
 }
 
+fn provisional(kind: VerdictKind, urgency: Option<Urgency>) -> Verdict {
+    Verdict { provisional: true, closed_because: ClosedBecause::RequiredSeriesArrived, ..ranked(kind, urgency) }
+}
+
+#[test]
+fn a_snapshot_of_a_study_can_only_give_a_provisional_verdict() {
+    for because in ClosedBecause::ALL {
+        let v = verdict_of(because, Err(Refusal::default()));
+        assert_eq!(v.provisional, because == ClosedBecause::RequiredSeriesArrived, "{because:?}");
+    }
+}
+
+#[test]
+fn a_provisional_verdict_that_flagged_keeps_its_priority_and_is_named() {
+    let earlier = VerdictSummary::of(4, &provisional(VerdictKind::Flagged, Some(Urgency::Suspicious)));
+    let v = supersede(&earlier, triage(findings(&[])));
+    assert_eq!((v.kind, v.urgency, v.provisional), (VerdictKind::Flagged, Some(Urgency::Suspicious), false));
+    assert!(v.reasons[0].text.starts_with("A provisional verdict on this study (number 4)"), "{}", v.reasons[0].text);
+}
+
+#[test]
+fn only_a_flagged_provisional_verdict_alerts_and_the_final_one_alerts_again_only_when_it_says_more() {
+    use Urgency::{Critical, Suspicious};
+    use VerdictKind::{Flagged, Indeterminate, NotFlagged};
+    for (kind, urgency) in [(NotFlagged, None), (Indeterminate, None)] {
+        let early = provisional(kind, urgency);
+        assert!(!alerts(&early) && !is_news(None, &early), "{kind:?} while images are missing is no news");
+        let summary = VerdictSummary::of(1, &early);
+        assert!(is_news(Some(&summary), &ranked(kind, urgency)), "the final verdict is the first to be told");
+        assert!(is_news(Some(&summary), &ranked(Flagged, Some(Suspicious))));
+    }
+    let early = provisional(Flagged, Some(Suspicious));
+    assert!(alerts(&early) && is_news(None, &early));
+    let told = VerdictSummary::of(1, &early);
+    assert!(!is_news(Some(&told), &ranked(Flagged, Some(Suspicious))), "the same alert went out already");
+    assert!(!is_news(Some(&told), &early), "nor a second provisional one");
+    assert!(is_news(Some(&told), &ranked(Flagged, Some(Critical))), "more urgent");
+    let last_final = VerdictSummary::of(1, &ranked(Flagged, Some(Critical)));
+    assert!(!is_news(Some(&last_final), &early), "a study that goes on");
+    assert!(is_news(Some(&last_final), &ranked(Flagged, Some(Critical))), "a final verdict on later images is told");
+}
+
 #[test]
 fn an_assessment_replaces_an_indeterminate_verdict() {
-    let earlier = VerdictSummary { number: 1, kind: VerdictKind::Indeterminate, urgency: None, score: None };
+    let earlier = VerdictSummary { number: 1, kind: VerdictKind::Indeterminate, urgency: None, score: None, provisional: false };
     let v = supersede(&earlier, triage(findings(&[])));
     assert_eq!((v.kind, v.supersedes), (VerdictKind::NotFlagged, Some(1)));
 }

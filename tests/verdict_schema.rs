@@ -134,8 +134,7 @@ const CODES: [ReasonCode; 18] = [
     ReasonCode::InternalFault,
 ];
 const ROLES: [&str; 9] = ["t1_post", "t1_pre", "flair", "t2", "dwi", "adc", "t2_star", "localizer", "other"];
-const CLOSED: [ClosedBecause; 4] =
-    [ClosedBecause::RequiredRolesComplete, ClosedBecause::QuietTime, ClosedBecause::HardDeadline, ClosedBecause::AllFilesRead];
+const CLOSED: [ClosedBecause; 9] = ClosedBecause::ALL;
 
 fn any_finding() -> impl Strategy<Value = Finding> {
     (1u32..99, 0.0..=1.0, 0.0..2000.0, 0.0..300.0, prop::array::uniform3(-300.0..300.0), any::<f64>()).prop_map(
@@ -167,7 +166,7 @@ fn any_sign() -> impl Strategy<Value = Sign> {
 }
 
 fn any_verdict() -> impl Strategy<Value = Verdict> {
-    let facts = (0usize..3, any::<bool>(), 0.0..=1.0, 0..CODES.len(), 0usize..9, 0usize..4, any::<Option<u32>>());
+    let facts = (0usize..3, any::<bool>(), 0.0..=1.0, 0..CODES.len(), 0usize..9, 0..CLOSED.len(), any::<Option<u32>>());
     let signs = prop::collection::vec(any_sign(), 0..5);
     (facts, "\\PC{1,40}", any::<Option<String>>(), prop::collection::vec(any_finding(), 1..4), signs, any::<Option<u32>>())
         .prop_map(|((kind, critical, score, code, role, closed, supersedes), text, accession_number, findings, signs, alert)| {
@@ -209,7 +208,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
                     precision: "int8".to_owned(),
                 }),
                 closed_because: CLOSED[closed],
-                provisional: false,
+                provisional: CLOSED[closed].is_provisional(),
                 supersedes: supersedes.map(|number| u64::from(number).max(1)),
                 decided_at: WallTime(0),
                 timing: TimingMs { prepare: 1, infer: 2, total: 3, last_instance_to_alert: alert.map(u64::from) },

@@ -165,10 +165,12 @@ fn detail(verdict: Option<&Verdict>, study: &str, received_s_ago: i64, open: boo
         urgency: verdict.and_then(|v| v.urgency),
         standing_urgency: verdict.and_then(|v| v.urgency),
         score: verdict.and_then(|v| v.score),
+        provisional: verdict.is_some_and(|v| v.provisional),
         verdict_number: verdict.map(|_| 7),
         decided_at: verdict.map(|_| ago(received_s_ago - 40)),
         received_at: ago(received_s_ago),
         last_received_at: ago(received_s_ago - 30),
+        evicted_at: None,
         needs_acknowledgement: open,
         acknowledged_by: None,
         acknowledged_at: None,
@@ -180,6 +182,7 @@ fn detail(verdict: Option<&Verdict>, study: &str, received_s_ago: i64, open: boo
         kind: v.kind,
         urgency: v.urgency,
         score: v.score,
+        provisional: v.provisional,
         n_instances: 216,
         decided_at: ago(received_s_ago - 40),
         json: verdict_json::to_json(v),
@@ -440,6 +443,34 @@ async fn a_study_page_shows_reasons_sizes_roles_and_deliveries() {
         let (code, _, page) = it.get(bad).await;
         assert!(code == 400 && !page.contains("<script>"), "{bad}: {code}");
     }
+}
+
+#[tokio::test]
+async fn a_provisional_verdict_is_marked_on_the_pages_and_for_programs() {
+    let study = "1.2.826.0.1.3680043.10.1.3";
+    let mut early = verdict(study, VerdictKind::NotFlagged, None, Some("A-20430"));
+    (early.provisional, early.closed_because) = (true, ClosedBecause::RequiredSeriesArrived);
+    let it = serving(good_status(Lamp::Ready)).await;
+    let mut kept = detail(Some(&early), study, 30, false);
+    kept.summary.state = StudyState::Pending;
+    it.store.studies.lock().expect("fine").push(kept);
+    let (_, _, list) = it.get("/").await;
+    assert!(list.contains("provisional: more images are expected"), "the list");
+    let (_, _, page) = it.get(&format!("/studies/{study}")).await;
+    assert!(
+        page.contains("it never ranks lower") && page.contains("Provisional verdict 7") && page.contains("Read ahead because")
+    );
+    let flags: Vec<Value> =
+        it.json("/api/v1/studies").await.as_array().expect("a list").iter().map(|s| s["provisional"].clone()).collect();
+    assert_eq!(flags.iter().filter(|flag| **flag == Value::Bool(true)).count(), 1);
+    assert!(flags.contains(&Value::Null) && flags.contains(&Value::Bool(false)), "null before any verdict");
+    let one = it.json(&format!("/api/v1/studies/{study}")).await;
+    assert_eq!(
+        (&one["provisional"], &one["verdict"]["provisional"], &one["verdicts"][0]["provisional"]),
+        (&true.into(), &true.into(), &true.into())
+    );
+    let (_, _, other) = it.get("/studies/1.2.826.0.1.3680043.10.1.6").await;
+    assert!(!other.to_lowercase().contains("provisional"));
 }
 
 #[tokio::test]

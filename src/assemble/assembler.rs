@@ -1,196 +1,78 @@
-//! The assembler: what became durable, which associations are open, the time -> studies closed for a stated reason.
+//! The assembler: what became durable, which associations are open, what peers announced, the time -> studies closed for a stated reason.
 //!
 //! ```text
 //!                    instance                                  instance that is new
 //!          (none) ───────────> Collecting <──────────────────────────────────────────────┐
-//!                                  │                                                       │ StudyReopened
-//!    all roles complete, none of its associations open, a whole series just came ─┐       │
-//!    required roles complete, none open, settle_s without an instance ────────────┤       │
-//!    quiet_s without an instance ─────────────────────────────────────────────────┼─> Closed(reason)
-//!    deadline_s since it was (re)opened; too many open studies ───────────────────┘       │ closed_kept_*: forgotten
+//!                               │  │                                                       │ StudyReopened
+//!       required series arrived │  │ one of the rules below                                │
+//!       (provisional.rs)        │  └───────────────────────────────────────────────> Closed(reason)
+//!                               └──> StudyReady(snapshot), the study stays open            │ closed_kept_*: forgotten
 //!                                                                        StudyClosed       └──> (none)
 //! ```
+//!
+//! Evidence in order of strength; each closing names its own, and of rules due at one tick the one that was due first counts:
 //!
 //! | Rule | Reason |
 //! | --- | --- |
 //! | every role of the model is geometrically complete and no association that touched the study is open | `RequiredRolesComplete`, at once |
-//! | the required roles are, no association is open, `settle_s` passed | `RequiredRolesComplete` |
-//! | `quiet_s` passed, whatever is there | `QuietTime` |
-//! | `deadline_s` passed, even while instances arrive | `HardDeadline` |
+//! | the required roles are, no association is open, `settle_s` passed, and nobody said that more comes | `RequiredRolesComplete` |
+//! | the required roles are, and all that its final procedure steps list is here, and nothing else | `StepCompleted`, `StepDiscontinued`, at once |
+//! | the required roles are, and all that availability notifications list is here, and nothing else | `AnnouncedInstancesHere`, at once |
+//! | `quiet_s` passed without an instance, whatever is there, and no step is IN PROGRESS | `QuietTime` |
+//! | a step is IN PROGRESS, and `step_s_max` passed without an instance or a word of it | `StepSilent` |
+//! | `deadline_s` passed since it was (re)opened, even while instances arrive (`step_s_max` later while a step is IN PROGRESS) | `HardDeadline` |
 //!
-//! "At once" needs a released association that brought at least `slices_min` frames: a sender that opens one association per image says
-//! nothing by releasing it, and its study waits for `settle_s`. Of rules due at one tick the one that was due first counts.
+//! "At once" by the roles needs a released association that brought at least `slices_min` frames: a sender that opens one association per
+//! image says nothing by releasing it, and its study waits for `settle_s`. A step that is final while required roles are missing waits for
+//! the quiet time all the same: scanners make one step for each protocol, and the next one may hold them. Time is monotonic alone.
+//!
+//! | What happens | What the assembler does |
+//! | --- | --- |
+//! | an instance is sent again (same content) to an open study | nothing is added; its association and the quiet time count as alive |
+//! | a closed study is sent again, by the scanner or by the PACS beside it | nothing: no reopening, no second verdict |
+//! | scanner and PACS send one study at the same time | one study; it closes when both are done |
+//! | two studies are interleaved on one association | two studies, each closed by its own evidence |
+//! | a new instance comes to a closed study | reopened with all that it had; the new verdict supersedes, and never lowers |
+//! | the same, long after, when the closed study was forgotten | the service reads the earlier instances from the spool: `StudyReloaded` first |
+//! | the same, after the spool evicted it | a study of the new images alone; the service notes that earlier ones are gone |
+//! | other content under a known UID | kept as evidence by the spool, never told here; the service notes it |
+//! | a step or a notification before its first instance, or after the closing | held, and counted once the study opens |
 //!
 //! No instance is lost: each is part of the next closed study, or an [`AssembleNote::InstanceLeftOut`] says that the study was full.
-//! A closed study is kept for a while; a late instance reopens it with all that it had. Once it is forgotten ([`Assembler::knows`] is false)
-//! the service brings the earlier instances back from the spool with [`AssembleEvent::StudyReloaded`].
+//! A closed study is kept for a while; once it is forgotten [`Assembler::knows`] is false.
 
-use core::fmt;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::{ClosedBecause, InputChannel, Monotonic, OpenStudy, StoredInstance, Study, Uid};
+use crate::domain::{ClosedBecause, Monotonic, OpenStudy, StoredInstance, Uid};
 
 use super::role::classify_study;
 
+mod collecting;
 mod completeness;
+mod evidence;
+mod messages;
+mod provisional;
 
-use completeness::Completeness;
 pub use completeness::missing_required;
+pub use evidence::{LISTED_MAX, REPORTS_MAX};
+pub use messages::{AssembleAction, AssembleEvent, AssembleNote, AssembleOptions};
+pub use provisional::SNAPSHOTS_MAX;
+
+use collecting::Collecting;
+use evidence::{Evidence, Outlook};
+use provisional::{Arrivals, Begun};
 
 /// Open associations that are followed; receive admits fewer. Of further ones only the clocks close a study.
 pub const ASSOCIATIONS_MAX: usize = 4096;
 /// The roles of a growing study are looked at again after at least this long, ms: looking costs time in proportion to its instances.
 pub const LOOK_AGAIN_MS: u64 = 1000;
 
-/// When studies close, and how much is held.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AssembleOptions {
-    /// A study without a new instance for this long is closed, seconds.
-    pub quiet_s: u64,
-    /// A study whose required roles are complete is closed this long after its last instance or association, seconds.
-    pub settle_s: u64,
-    /// A study is closed this long after it was opened or reopened, seconds.
-    pub deadline_s: u64,
-    /// Instances of one study; further ones are left out and named in a note.
-    pub instances_per_study_max: usize,
-    /// Studies open at once; at the bound the one that is idle longest is closed early.
-    pub open_studies_max: usize,
-    /// Closed studies that are kept for late instances; the one closed first is forgotten.
-    pub closed_kept_max: usize,
-    /// Instances of all kept closed studies together.
-    pub closed_instances_kept_max: usize,
-    /// Fewer slices than this are no complete series.
-    pub slices_min: usize,
-    /// The series roles that the model can use.
-    pub roles: Vec<InputChannel>,
-}
-
-impl Default for AssembleOptions {
-    fn default() -> Self {
-        Self {
-            quiet_s: 60,
-            settle_s: 15,
-            deadline_s: 1800,
-            instances_per_study_max: 20_000,
-            open_studies_max: 32,
-            closed_kept_max: 16,
-            closed_instances_kept_max: 50_000,
-            slices_min: 10,
-            roles: Vec::new(),
-        }
-    }
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum AssembleEvent {
-    /// An instance became durable.
-    InstanceStored(Arc<StoredInstance>),
-    /// Earlier instances of a study that the assembler no longer knows, from the spool: they come before a late one.
-    StudyReloaded {
-        /// All of one study.
-        instances: Vec<Arc<StoredInstance>>,
-    },
-    /// A peer opened an association.
-    AssociationOpened {
-        /// Its number.
-        id: u64,
-    },
-    /// It was released, aborted or lost.
-    AssociationClosed {
-        /// Its number.
-        id: u64,
-    },
-    /// The spool deleted the study: nothing may be kept of it.
-    StudyForgotten {
-        /// Study Instance UID.
-        study_instance_uid: Uid,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What the service has to do, in this order.
-#[derive(Clone, Debug)]
-pub enum AssembleAction {
-    /// Prepare and read it.
-    StudyClosed(Study),
-    /// A late instance came: the study will close again, and the new verdict supersedes the earlier one.
-    StudyReopened {
-        /// Study Instance UID.
-        study_instance_uid: Uid,
-    },
-    /// Write it to the journal.
-    Noted(AssembleNote),
-}
-
-/// What the journal should know beyond closing and reopening.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AssembleNote {
-    /// The study holds as many instances as it may: this one is durable but will not be read.
-    InstanceLeftOut {
-        /// Study Instance UID.
-        study_instance_uid: Uid,
-        /// The bound.
-        instances_per_study_max: usize,
-    },
-    /// Too many studies were open: this one, idle longest, was closed before its time.
-    StudyClosedEarly {
-        /// Study Instance UID.
-        study_instance_uid: Uid,
-        /// The bound.
-        open_studies_max: usize,
-    },
-}
-
-impl AssembleNote {
-    /// Stable name for the journal.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::InstanceLeftOut { .. } => "InstanceLeftOut",
-            Self::StudyClosedEarly { .. } => "StudyClosedEarly",
-        }
-    }
-}
-
-impl fmt::Display for AssembleNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InstanceLeftOut { study_instance_uid, instances_per_study_max } => write!(
-                f,
-                "study {study_instance_uid} holds {instances_per_study_max} instances already: a further one was left out (raise \
-                 assemble.instances_per_study_max)"
-            ),
-            Self::StudyClosedEarly { study_instance_uid, open_studies_max } => write!(
-                f,
-                "study {study_instance_uid} was closed early: {open_studies_max} studies are open (raise assemble.open_studies_max)"
-            ),
-        }
-    }
-}
-
-/// A study that still collects.
-#[derive(Clone, Debug)]
-struct Collecting {
-    study: OpenStudy,
-    since: Monotonic,
-    /// Last instance, or last end of one of its associations.
-    active_at: Monotonic,
-    /// Its open associations, and how many frames each brought.
-    associations: BTreeMap<u64, u64>,
-    /// A whole series came over an association that ended, and nothing since.
-    has_whole_series: bool,
-    /// What the roles looked like, and when they were looked at; `None` once an instance came.
-    completeness: Option<Completeness>,
-    looked_at: Option<Monotonic>,
-}
-
 /// A closed study that a late instance may reopen.
 #[derive(Clone, Debug)]
 struct Closed {
     study: OpenStudy,
+    arrivals: Arrivals,
     /// Running number of the closure: the smallest is forgotten first.
     order: u64,
 }
@@ -202,8 +84,11 @@ pub struct Assembler {
     now: Monotonic,
     collecting: BTreeMap<Uid, Collecting>,
     closed: BTreeMap<Uid, Closed>,
-    associations: BTreeSet<u64>,
+    /// The open associations.
+    associations: Begun,
+    evidence: Evidence,
     n_closures: u64,
+    n_instances: u64,
 }
 
 impl Assembler {
@@ -215,8 +100,10 @@ impl Assembler {
             now: Monotonic::default(),
             collecting: BTreeMap::new(),
             closed: BTreeMap::new(),
-            associations: BTreeSet::new(),
+            associations: Begun::new(),
+            evidence: Evidence::default(),
             n_closures: 0,
+            n_instances: 0,
         }
     }
 
@@ -226,19 +113,27 @@ impl Assembler {
         let mut actions = Vec::new();
         match event {
             AssembleEvent::InstanceStored(instance) => self.on_instance(instance, &mut actions),
-            AssembleEvent::StudyReloaded { instances } => {
-                for instance in instances {
-                    self.on_instance(instance, &mut actions);
-                }
+            AssembleEvent::StudyReloaded { instances } => self.on_reloaded(instances, &mut actions),
+            AssembleEvent::StepReported(step) => {
+                let studies = step.study_instance_uids.clone();
+                let n_forgotten = self.evidence.on_step(step, self.now);
+                self.on_evidence(studies.iter(), n_forgotten, &mut actions);
+            }
+            AssembleEvent::InstancesAvailable(available) => {
+                let study = available.study_instance_uid.clone();
+                let n_forgotten = self.evidence.on_available(available, self.now);
+                self.on_evidence(std::iter::once(&study), n_forgotten, &mut actions);
             }
             AssembleEvent::AssociationOpened { id } => {
                 if self.associations.len() < ASSOCIATIONS_MAX {
-                    self.associations.insert(id);
+                    self.associations.insert(id, 0);
                 }
             }
             AssembleEvent::AssociationClosed { id } => {
                 self.associations.remove(&id);
-                self.on_association_closed(id);
+                for one in self.collecting.values_mut() {
+                    one.on_association_closed(id, self.options.slices_min, self.now);
+                }
                 self.close_due(&mut actions);
             }
             AssembleEvent::StudyForgotten { study_instance_uid } => {
@@ -271,14 +166,11 @@ impl Assembler {
         self.collecting.len()
     }
 
-    /// When the next [`AssembleEvent::Tick`] may close something; `None` while no study is open.
+    /// When the next [`AssembleEvent::Tick`] may close something or find it ready; `None` while no study is open. Another series that begins
+    /// may make a study ready before that.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
-        let next = |one: &Collecting| match one.completeness {
-            None if one.associations.is_empty() => one.next_look().min(self.first_due(one).0),
-            _ => self.first_due(one).0,
-        };
-        self.collecting.values().map(next).min()
+        self.collecting.values().map(|one| one.next_tick(&self.options)).min()
     }
 
     fn on_instance(&mut self, instance: Arc<StoredInstance>, actions: &mut Vec<AssembleAction>) {
@@ -292,18 +184,11 @@ impl Assembler {
             }
         }
         if !self.collecting.contains_key(&uid) {
-            self.make_room(actions);
-            let reopened = self.closed.remove(&uid);
-            if reopened.is_some() {
-                actions.push(AssembleAction::StudyReopened { study_instance_uid: uid.clone() });
-            }
-            let study = reopened.map_or_else(|| OpenStudy::new(uid.clone(), self.now), |closed| closed.study);
-            self.collecting.insert(uid.clone(), Collecting::new(study, self.now));
+            self.transition_to_collecting(&uid, actions);
         }
         let (now, n_max) = (self.now, self.options.instances_per_study_max.max(1));
-        let is_open = self.associations.contains(&instance.association_id);
         let Some(one) = self.collecting.get_mut(&uid) else { return };
-        if is_open {
+        if self.associations.contains_key(&instance.association_id) {
             // Also for a copy: while it comes, the sender is not done with the study.
             *one.associations.entry(instance.association_id).or_default() += u64::from(instance.header.n_frames);
         }
@@ -311,10 +196,39 @@ impl Assembler {
         if one.study.n_instances() >= n_max && !one.study.contains(&instance.header.sop_instance_uid) {
             return actions.push(self.left_out(uid));
         }
-        if one.study.insert(instance, now) {
+        if one.study.insert(Arc::clone(&instance), now) {
+            self.n_instances += 1;
             one.completeness = None;
             one.has_whole_series = false;
+            one.outlook.on_arrived(&instance.header.sop_instance_uid);
+            let has_begun = one.arrivals.on_instance(&instance, self.n_instances, now, self.options.slices_min);
+            if let Some(last_begun) = self.associations.get_mut(&instance.association_id).filter(|_| has_begun) {
+                *last_begun = self.n_instances;
+            }
         }
+    }
+
+    fn on_reloaded(&mut self, instances: Vec<Arc<StoredInstance>>, actions: &mut Vec<AssembleAction>) {
+        let uid = instances.first().map(|instance| instance.header.study_instance_uid.clone());
+        for instance in instances {
+            self.on_instance(instance, actions);
+        }
+        if let Some(one) = uid.and_then(|uid| self.collecting.get_mut(&uid)) {
+            one.arrivals.on_assessed(&one.study);
+        }
+    }
+
+    /// Something was told about these studies: those that collect see it at once.
+    fn on_evidence<'a>(&mut self, studies: impl Iterator<Item = &'a Uid>, n_forgotten: usize, actions: &mut Vec<AssembleAction>) {
+        if n_forgotten > 0 {
+            actions.push(AssembleAction::Noted(AssembleNote::EvidenceForgotten { n_reports: n_forgotten }));
+        }
+        for uid in studies {
+            if let Some(one) = self.collecting.get_mut(uid) {
+                one.outlook = self.evidence.outlook(&one.study);
+            }
+        }
+        self.close_due(actions);
     }
 
     fn left_out(&self, study_instance_uid: Uid) -> AssembleAction {
@@ -335,82 +249,56 @@ impl Assembler {
         }
     }
 
-    fn on_association_closed(&mut self, id: u64) {
-        for one in self.collecting.values_mut() {
-            if let Some(n_frames) = one.associations.remove(&id) {
-                one.active_at = self.now;
-                one.has_whole_series |= n_frames >= self.options.slices_min as u64;
-            }
-        }
-    }
-
-    /// Closes every study that one of the rules closes by now.
+    /// Closes every study that one of the rules closes by now; of the others, tells which are ready for a provisional look.
     fn close_due(&mut self, actions: &mut Vec<AssembleAction>) {
-        let uids: Vec<Uid> = self.collecting.keys().cloned().collect();
-        for uid in uids {
-            self.look(&uid);
-            let due = self.collecting.get(&uid).map(|one| self.first_due(one));
-            if let Some((_, because)) = due.filter(|(at, _)| *at <= self.now) {
-                self.transition_to_closed(&uid, because, actions);
+        let mut due = Vec::new();
+        for (uid, one) in &mut self.collecting {
+            one.look(&self.options, self.now);
+            let (at, because) = one.first_due(&self.options);
+            if at <= self.now {
+                due.push((uid.clone(), because));
+            } else if let Some(snapshot) = one.arrivals.look(&one.study, &self.associations, &self.options, self.now) {
+                actions.push(AssembleAction::StudyReady(snapshot));
             }
         }
-    }
-
-    /// Looks at roles and geometry of a study that changed, when none of its associations is open and not too often.
-    fn look(&mut self, uid: &Uid) {
-        let Some(one) = self.collecting.get_mut(uid) else { return };
-        if one.completeness.is_none() && one.associations.is_empty() && one.next_look() <= self.now {
-            one.completeness = Some(Completeness::of(&one.study, &self.options));
-            one.looked_at = Some(self.now);
+        for (uid, because) in due {
+            self.transition_to_closed(&uid, because, actions);
         }
     }
 
-    /// The rule that closes the study first, and when.
-    fn first_due(&self, one: &Collecting) -> (Monotonic, ClosedBecause) {
-        let after = |from: Monotonic, seconds: u64| from.plus_ms(seconds.saturating_mul(1000));
-        let quiet = (after(one.study.last_at(), self.options.quiet_s), ClosedBecause::QuietTime);
-        let deadline = (after(one.since, self.options.deadline_s), ClosedBecause::HardDeadline);
-        let complete = one.completeness.filter(|_| one.associations.is_empty()).and_then(|completeness| {
-            let at = match completeness {
-                Completeness::All if one.has_whole_series => one.active_at,
-                Completeness::All | Completeness::Required => after(one.active_at, self.options.settle_s),
-                Completeness::Missing => return None,
-            };
-            Some((at, ClosedBecause::RequiredRolesComplete))
-        });
-        [complete, Some(quiet), Some(deadline)].into_iter().flatten().min_by_key(|(at, _)| *at).unwrap_or(deadline)
+    /// A study begins, or a closed one begins again with all that it had.
+    fn transition_to_collecting(&mut self, uid: &Uid, actions: &mut Vec<AssembleAction>) {
+        self.make_room(actions);
+        let reopened = self.closed.remove(uid);
+        if reopened.is_some() {
+            actions.push(AssembleAction::StudyReopened { study_instance_uid: uid.clone() });
+        }
+        let (study, arrivals) = reopened.map_or_else(
+            || (OpenStudy::new(uid.clone(), self.now), Arrivals::default()),
+            |closed| (closed.study, closed.arrivals),
+        );
+        let outlook: Outlook = self.evidence.outlook(&study);
+        self.collecting.insert(uid.clone(), Collecting::new(study, arrivals, outlook, self.now));
     }
 
     fn transition_to_closed(&mut self, uid: &Uid, because: ClosedBecause, actions: &mut Vec<AssembleAction>) {
-        let Some(one) = self.collecting.remove(uid) else { return };
-        actions.push(AssembleAction::StudyClosed(one.study.close_with(because, classify_study)));
+        let Some(Collecting { study, outlook, mut arrivals, .. }) = self.collecting.remove(uid) else { return };
+        let mut closed = study.close_with(because, classify_study);
+        // Closed on its own merits before the rest came: then the rest is no loss to the reader.
+        if let Some(note) = outlook.note(&study).filter(|_| because != ClosedBecause::RequiredRolesComplete) {
+            closed = closed.with_note(note);
+        }
+        actions.push(AssembleAction::StudyClosed(closed));
+        if because == ClosedBecause::StepSilent {
+            self.evidence.forget_in_progress(uid);
+        }
+        arrivals.on_assessed(&study);
         self.n_closures += 1;
-        self.closed.insert(uid.clone(), Closed { study: one.study, order: self.n_closures });
+        self.closed.insert(uid.clone(), Closed { study, arrivals, order: self.n_closures });
         let n_kept = |closed: &BTreeMap<Uid, Closed>| closed.values().map(|one| one.study.n_instances()).sum::<usize>();
         while self.closed.len() > self.options.closed_kept_max || n_kept(&self.closed) > self.options.closed_instances_kept_max {
             let Some(oldest) = self.closed.iter().min_by_key(|(_, one)| one.order).map(|(uid, _)| uid.clone()) else { return };
             self.closed.remove(&oldest);
         }
-    }
-}
-
-impl Collecting {
-    fn new(study: OpenStudy, now: Monotonic) -> Self {
-        Self {
-            study,
-            since: now,
-            active_at: now,
-            associations: BTreeMap::new(),
-            has_whole_series: false,
-            completeness: None,
-            looked_at: None,
-        }
-    }
-
-    /// When the roles may be looked at: at once when an association that brought a whole series ended, otherwise a while after the last
-    /// look or instance.
-    fn next_look(&self) -> Monotonic {
-        let again = self.looked_at.map_or(Monotonic::default(), |at| at.plus_ms(LOOK_AGAIN_MS));
-        if self.has_whole_series { again } else { again.max(self.active_at.plus_ms(LOOK_AGAIN_MS)) }
     }
 }

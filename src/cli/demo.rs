@@ -167,17 +167,24 @@ async fn tell(events: &mut broadcast::Receiver<ServiceEvent>, begin: Instant) ->
                 "{at:7.2} s  association {id} {} after {n_instances} instances",
                 if released { "released" } else { "aborted" }
             )),
+            ServiceEvent::StudyReady { study_instance_uid, n_instances } => {
+                say(format!(
+                    "{at:7.2} s  study {study_instance_uid}: the series that the model needs are here, {n_instances} instances"
+                ));
+            }
             ServiceEvent::StudyClosed { study_instance_uid, because, n_instances } => {
                 say(format!("{at:7.2} s  study {study_instance_uid} closed with {n_instances} instances: {because}"));
             }
             ServiceEvent::VerdictReached(verdict) => {
-                say(format!("{at:7.2} s  verdict"));
+                say(format!("{at:7.2} s  {}verdict", if verdict.provisional { "provisional " } else { "" }));
                 let text = triage::in_words(&verdict, 0);
                 say(text.lines().skip(1).map(|line| format!("           {line}")).collect::<Vec<_>>().join("\n"));
                 if let Some(ms) = verdict.timing.last_instance_to_alert {
                     say(format!("             last instance to alert {ms} ms"));
                 }
-                kinds.push(verdict.kind);
+                if !verdict.provisional {
+                    kinds.push(verdict.kind);
+                }
             }
             ServiceEvent::LampChanged(lamp) => {
                 say(format!("{at:7.2} s  lamp   {}", drawn(lamp)));

@@ -185,6 +185,12 @@ pub struct AssembleConfig {
     pub settle_s: u64,
     /// A study is closed this long after its first instance, seconds.
     pub deadline_s: u64,
+    /// How long a study waits without a sign of life while its procedure step (MPPS) is in progress, seconds.
+    pub step_s_max: u64,
+    /// Whether the series that the model needs are read while the rest still arrives.
+    pub provisional: bool,
+    /// A series that does not state how many images it has counts as arrived after this long without one, seconds.
+    pub provisional_settle_s: u64,
     /// Instances of one study.
     pub instances_per_study_max: usize,
     /// Studies open at once.
@@ -325,7 +331,16 @@ impl Default for SpoolConfig {
 
 impl Default for AssembleConfig {
     fn default() -> Self {
-        Self { quiet_s: 60, settle_s: 15, deadline_s: 1800, instances_per_study_max: 20_000, open_studies_max: 64 }
+        Self {
+            quiet_s: 60,
+            settle_s: 15,
+            deadline_s: 1800,
+            step_s_max: 1800,
+            provisional: true,
+            provisional_settle_s: 3,
+            instances_per_study_max: 20_000,
+            open_studies_max: 64,
+        }
     }
 }
 

@@ -139,6 +139,9 @@ fn assemble(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AssembleConf
         quiet_s: s.integer(faults, "quiet_s", default.quiet_s, 1, 3600, "seconds"),
         settle_s: s.integer(faults, "settle_s", default.settle_s, 0, 3600, "seconds"),
         deadline_s: s.integer(faults, "deadline_s", default.deadline_s, 10, DAY_S, "seconds"),
+        step_s_max: s.integer(faults, "step_s_max", default.step_s_max, 1, DAY_S, "seconds"),
+        provisional: s.boolean(faults, "provisional", default.provisional),
+        provisional_settle_s: s.integer(faults, "provisional_settle_s", default.provisional_settle_s, 1, 600, "seconds"),
         instances_per_study_max: s.count(faults, "instances_per_study_max", default.instances_per_study_max, 1, 1_000_000),
         open_studies_max: s.count(faults, "open_studies_max", default.open_studies_max, 1, 4096),
     };

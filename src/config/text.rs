@@ -58,6 +58,10 @@ pub(super) fn to_toml(config: &Config) -> String {
     line(format!("durability = {}", quoted(s.durability.as_str())));
     let a = &config.assemble;
     line(format!("\n[assemble]\nquiet_s = {}\nsettle_s = {}\ndeadline_s = {}", a.quiet_s, a.settle_s, a.deadline_s));
+    line(format!(
+        "step_s_max = {}\nprovisional = {}\nprovisional_settle_s = {}",
+        a.step_s_max, a.provisional, a.provisional_settle_s
+    ));
     line(format!("instances_per_study_max = {}\nopen_studies_max = {}", a.instances_per_study_max, a.open_studies_max));
     let i = &config.infer;
     line(format!("\n[infer]\nmodel = {}", quoted(&i.model)));

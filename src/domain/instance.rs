@@ -72,6 +72,19 @@ pub struct FrameGeometry {
     pub echo_time_ms: Option<f64>,
     /// Stack ID (0020,9056) in enhanced objects.
     pub stack_id: Option<String>,
+    /// In-Stack Position Number (0020,9057) in enhanced objects, from 1.
+    pub in_stack_position: Option<u32>,
+}
+
+/// Which part of a concatenation an enhanced object is (PS3.3 C.7.6.16.2.2.4): one image that was cut into several objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Concatenation {
+    /// Concatenation UID (0020,9161).
+    pub uid: Uid,
+    /// In-concatenation Number (0020,9162), from 1.
+    pub number: u32,
+    /// In-concatenation Total Number (0020,9163), where the sender knew it.
+    pub total: Option<u32>,
 }
 
 impl FrameGeometry {
@@ -139,6 +152,8 @@ pub struct InstanceHeader {
     pub has_pixel_data: bool,
     /// Siemens mosaic: many slices tiled into one frame (Image Type value MOSAIC).
     pub is_mosaic: bool,
+    /// Its place in a concatenation, if it is a part of one.
+    pub concatenation: Option<Concatenation>,
     /// How it was acquired.
     pub acquisition: Acquisition,
     /// One entry per frame for enhanced objects, one for a classic object with a position, empty when no geometry is given.

@@ -26,7 +26,7 @@ pub use device::{DeviceCondition, DeviceState, Lamp};
 pub use findings::{AnatomyMaps, Findings, ScoreMap};
 pub use geometry::{FrameRef, GeometryError, SliceStack, StackIssue};
 pub use identity::{AeTitle, CertificateSha256, IdentityError, Uid};
-pub use instance::{Acquisition, FrameGeometry, InstanceHeader, StoredInstance};
+pub use instance::{Acquisition, Concatenation, FrameGeometry, InstanceHeader, StoredInstance};
 pub use model::{
     ContrastLimits, InputChannel, ModelIdentity, ModelSpec, Normalisation, OperatingPoint, Quantisation, SignLimits,
 };

@@ -1,31 +1,67 @@
 //! A study while it grows (`OpenStudy`) and once it is closed for a stated reason (`Study`).
 //!
-//! Only [`OpenStudy::close`] makes a [`Study`], and only a [`Study`] can be prepared: an unfinished study cannot be triaged.
+//! Only [`OpenStudy::close`] and its kin make a [`Study`], and only a [`Study`] can be prepared: an unfinished study cannot be triaged. The
+//! one exception says so itself: a snapshot of the series that the model needs at the least, closed for
+//! [`ClosedBecause::RequiredSeriesArrived`], is provisional, and so is every verdict that comes of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Monotonic, Role, StoredInstance, Uid};
+use super::{Monotonic, QualityNote, Role, StoredInstance, Uid};
 
 /// Why a study was closed. Each variant names the evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClosedBecause {
-    /// Every role that the model can use is geometrically complete and the association was released.
+    /// The roles that the model needs are geometrically complete and the association was released.
     RequiredRolesComplete,
+    /// The scanner's procedure step is COMPLETED and every instance that it lists is here.
+    StepCompleted,
+    /// The scanner's procedure step is DISCONTINUED and every instance that it lists is here.
+    StepDiscontinued,
+    /// Every instance that a peer announced by an Instance Availability Notification is here.
+    AnnouncedInstancesHere,
     /// Nothing arrived for the quiet time.
     QuietTime,
+    /// A procedure step is IN PROGRESS, but nothing came for so long that it counts as forgotten.
+    StepSilent,
     /// It kept arriving until the hard deadline.
     HardDeadline,
     /// All files of a folder were read (`scanside triage`).
     AllFilesRead,
+    /// Not closed at all: the series that the model needs at the least are here, and the rest still arrives. Provisional.
+    RequiredSeriesArrived,
 }
 
 impl ClosedBecause {
+    /// All reasons.
+    pub const ALL: [Self; 9] = [
+        Self::RequiredRolesComplete,
+        Self::StepCompleted,
+        Self::StepDiscontinued,
+        Self::AnnouncedInstancesHere,
+        Self::QuietTime,
+        Self::StepSilent,
+        Self::HardDeadline,
+        Self::AllFilesRead,
+        Self::RequiredSeriesArrived,
+    ];
+
+    /// Whether more may come, so that a verdict from it is provisional.
+    #[must_use]
+    pub const fn is_provisional(self) -> bool {
+        matches!(self, Self::RequiredSeriesArrived)
+    }
+
     /// The name in verdicts and on the page.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RequiredRolesComplete => "required-roles-complete",
+            Self::StepCompleted => "procedure-step-completed",
+            Self::StepDiscontinued => "procedure-step-discontinued",
+            Self::AnnouncedInstancesHere => "announced-instances-here",
+            Self::StepSilent => "procedure-step-silent",
+            Self::RequiredSeriesArrived => "required-series-arrived",
             Self::QuietTime => "quiet-time",
             Self::HardDeadline => "hard-deadline",
             Self::AllFilesRead => "all-files-read",
@@ -64,6 +100,7 @@ pub struct Study {
     n_instances: usize,
     closed_because: ClosedBecause,
     last_instance_at: Monotonic,
+    notes: Vec<QualityNote>,
 }
 
 impl OpenStudy {
@@ -164,7 +201,24 @@ impl OpenStudy {
             n_instances: self.instances.len(),
             closed_because: because,
             last_instance_at: self.last_at,
+            notes: Vec::new(),
         }
+    }
+
+    /// A provisional study of some of the series, with the roles that were found among all of them. `last_instance_at`: when the last of
+    /// these series arrived. Instances are shared.
+    #[must_use]
+    pub fn snapshot(&self, roles: &BTreeMap<Uid, (Role, Vec<String>)>, last_instance_at: Monotonic) -> Study {
+        let chosen = |instance: &StoredInstance| roles.contains_key(&instance.header.series_instance_uid);
+        let instances = self.instances.iter().filter(|(_, instance)| chosen(instance));
+        let part = Self {
+            study_instance_uid: self.study_instance_uid.clone(),
+            instances: instances.map(|(uid, instance)| (uid.clone(), Arc::clone(instance))).collect(),
+            first_at: self.first_at,
+            last_at: last_instance_at,
+        };
+        // Both go by Series Instance UID.
+        part.close_with(ClosedBecause::RequiredSeriesArrived, |_| roles.values().cloned().collect())
     }
 }
 
@@ -199,6 +253,37 @@ impl Study {
     #[must_use]
     pub fn n_instances(&self) -> usize {
         self.n_instances
+    }
+
+    /// Whether it is only a snapshot while the rest arrives.
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        self.closed_because.is_provisional()
+    }
+
+    /// Whether both hold the same instances in the same series and roles: then the model sees the same in both.
+    #[must_use]
+    pub fn holds_the_same_as(&self, other: &Self) -> bool {
+        let shape = |study: &Self| -> Vec<(Uid, Role, usize)> {
+            study.series.iter().map(|s| (s.series_instance_uid.clone(), s.role, s.instances.len())).collect()
+        };
+        let instances = |study: &Self| -> Vec<Uid> {
+            study.series.iter().flat_map(|s| &s.instances).map(|i| i.header.sop_instance_uid.clone()).collect()
+        };
+        self.study_instance_uid == other.study_instance_uid && shape(self) == shape(other) && instances(self) == instances(other)
+    }
+
+    /// What was seen while it was collected and a reader of its verdict should know.
+    #[must_use]
+    pub fn notes(&self) -> &[QualityNote] {
+        &self.notes
+    }
+
+    /// The same study with one more note.
+    #[must_use]
+    pub fn with_note(mut self, note: QualityNote) -> Self {
+        self.notes.push(note);
+        self
     }
 
     /// Why it was closed.

@@ -328,7 +328,7 @@ pub struct Verdict {
     pub model: Option<ModelIdentity>,
     /// Why the study was closed.
     pub closed_because: ClosedBecause,
-    /// Whether more may come (always false until provisional alerts exist).
+    /// Whether it was reached from a part of the study while the rest still arrived ([`ClosedBecause::is_provisional`]).
     pub provisional: bool,
     /// Number of the earlier verdict on the same study that this one supersedes.
     pub supersedes: Option<u64>,

@@ -252,6 +252,7 @@ mod tests {
             bits_allocated: 16,
             has_pixel_data: true,
             is_mosaic: false,
+            concatenation: None,
             acquisition: crate::domain::Acquisition::default(),
             frames: Vec::new(),
         };

@@ -29,6 +29,7 @@ pub(super) struct Group {
     b_value: Option<f64>,
     temporal_position: Option<u32>,
     stack_id: Option<String>,
+    in_stack_position: Option<u32>,
     pub(super) echo_time_ms: Option<f64>,
     pub(super) repetition_time_ms: Option<f64>,
     pub(super) inversion_time_ms: Option<f64>,
@@ -87,7 +88,7 @@ impl FunctionalGroups {
             (MR_MODIFIER, 0x0018_9009) | (MR_FRAME_TYPE | CT_FRAME_TYPE | PET_FRAME_TYPE, 0x0008_9007) => *b"CS",
             (MR_FRAME_TYPE, 0x0008_9209) => *b"CS",
             (FRAME_CONTENT, 0x0020_9056) => *b"SH",
-            (FRAME_CONTENT, 0x0020_9128) => *b"UL",
+            (FRAME_CONTENT, 0x0020_9057 | 0x0020_9128) => *b"UL",
             (FRAME_CONTENT, 0x0018_9074) => *b"DT",
             _ => return None,
         })
@@ -117,6 +118,7 @@ impl FunctionalGroups {
             (_, 0x0008_9007) => to.frame_type = texts(value, false),
             (_, 0x0008_9209) => to.acquisition_contrast = text(value, false),
             (_, 0x0020_9056) => to.stack_id = text(value, false),
+            (_, 0x0020_9057) => to.in_stack_position = first_u32(value, vr, encoding),
             (_, 0x0020_9128) => to.temporal_position = first_u32(value, vr, encoding),
             (_, 0x0018_9074) => to.acquired_at = text(value, false),
             _ => {}
@@ -168,6 +170,7 @@ impl Group {
             temporal_position: self.temporal_position.or(shared.temporal_position),
             echo_time_ms: self.echo_time_ms.or(shared.echo_time_ms),
             stack_id: self.stack_id.or_else(|| shared.stack_id.clone()),
+            in_stack_position: self.in_stack_position,
             ..geometry
         })
     }
@@ -199,6 +202,7 @@ pub(super) fn geometry(
         temporal_position: None,
         echo_time_ms: None,
         stack_id: None,
+        in_stack_position: None,
     })
 }
 

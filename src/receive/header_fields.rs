@@ -3,7 +3,7 @@
 //! Text is only ever a hint, so unknown character sets are read as Latin-1 and never fail. Functional groups of enhanced objects go to
 //! `functional_groups`. Source: PS3.3 C.7 and C.8.3 (classic MR), C.7.6.16 (functional groups); vendor elements as cited at each.
 
-use crate::domain::{Acquisition, FrameGeometry, InstanceHeader, Uid};
+use crate::domain::{Acquisition, Concatenation, FrameGeometry, InstanceHeader, Uid};
 
 use super::element_reader::{Encoding, Tag, Vr};
 use super::functional_groups::{FunctionalGroups, geometry};
@@ -83,6 +83,9 @@ struct Fields {
     series_number: Option<i64>,
     instance_number: Option<i64>,
     frame_of_reference_uid: Option<Uid>,
+    concatenation_uid: Option<Uid>,
+    concatenation_number: Option<u32>,
+    concatenation_total: Option<u32>,
     n_rows: u32,
     n_columns: u32,
     n_frames: Option<u32>,
@@ -236,6 +239,11 @@ impl Collector {
         let missing = |name| ScanError::MissingIdentifier { name };
         let pixels = PixelFacts { n_bytes, encapsulated, n_bytes_expected: fields.n_pixel_bytes(n_frames) };
         let is_mosaic = fields.image_type.iter().any(|value| value.eq_ignore_ascii_case("MOSAIC"));
+        let concatenation = fields.concatenation_uid.zip(fields.concatenation_number).map(|(uid, number)| Concatenation {
+            uid,
+            number,
+            total: fields.concatenation_total.filter(|total| *total > 0),
+        });
         let header = InstanceHeader {
             sop_class_uid: self.sop_class.ok_or(missing("SOP Class UID"))?,
             sop_instance_uid: self.sop_instance.ok_or(missing("SOP Instance UID"))?,
@@ -259,6 +267,7 @@ impl Collector {
             bits_allocated: fields.bits_allocated,
             has_pixel_data: n_bytes > 0,
             is_mosaic,
+            concatenation,
             acquisition: fields.acquisition,
             frames,
         };
@@ -291,6 +300,9 @@ impl Fields {
             0x0020_0011 => self.series_number = first_integer(value, vr, encoding),
             0x0020_0013 => self.instance_number = first_integer(value, vr, encoding),
             0x0020_0052 => self.frame_of_reference_uid = Uid::try_new(&String::from_utf8_lossy(value)).ok(),
+            0x0020_9161 => self.concatenation_uid = Uid::try_new(&String::from_utf8_lossy(value)).ok(),
+            0x0020_9162 => self.concatenation_number = first_u32(value, vr, encoding),
+            0x0020_9163 => self.concatenation_total = first_u32(value, vr, encoding),
             0x0028_0002 => self.samples_per_pixel = first_u32(value, vr, encoding),
             0x0028_0004 => self.photometric = text(value, false).unwrap_or_default(),
             0x0028_0008 => self.n_frames = first_u32(value, vr, encoding),
@@ -410,7 +422,7 @@ fn add_once(values: &mut Vec<String>, value: &str) {
 /// Elements of the data set itself that the header keeps, with their representation (PS3.6 chapter 6).
 fn top_level_vr(tag: Tag) -> Option<Vr> {
     Some(match tag {
-        0x0008_0016 | 0x0008_0018 | 0x0020_000D | 0x0020_000E | 0x0020_0052 => *b"UI",
+        0x0008_0016 | 0x0008_0018 | 0x0020_000D | 0x0020_000E | 0x0020_0052 | 0x0020_9161 => *b"UI",
         0x0008_0005 | 0x0008_0008 | 0x0008_0060 | 0x0018_0015 | 0x0018_0020 | 0x0018_0021 | 0x0018_0022 | 0x0018_0023
         | 0x0008_9209 | 0x0018_9008 | 0x0018_9016 | 0x0018_9017 | 0x0018_9018 | 0x0028_0004 => *b"CS",
         0x0008_0050 | 0x0018_0024 | 0x0018_9005 => *b"SH",
@@ -421,7 +433,7 @@ fn top_level_vr(tag: Tag) -> Option<Vr> {
         | 0x0028_0030 => *b"DS",
         0x0018_0086 | 0x0020_0011 | 0x0020_0012 | 0x0020_0013 | 0x0020_0100 | 0x0020_0105 | 0x0020_1002 | 0x0028_0008 => *b"IS",
         0x0018_9079 | 0x0018_9082 | 0x0018_9087 => *b"FD",
-        0x0028_0002 | 0x0028_0010 | 0x0028_0011 | 0x0028_0100 => *b"US",
+        0x0020_9162 | 0x0020_9163 | 0x0028_0002 | 0x0028_0010 | 0x0028_0011 | 0x0028_0100 => *b"US",
         _ => return None,
     })
 }

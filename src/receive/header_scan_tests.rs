@@ -87,6 +87,9 @@ fn enhanced_object_gives_one_geometry_per_frame_in_every_encoding() {
             assert_eq!(last.position_lps_mm, [-10.0, 2.0, 20.0]);
             assert_eq!((last.b_value, last.temporal_position, last.echo_time_ms), (Some(1000.0), Some(3), Some(120.0)));
             assert_eq!((last.slice_thickness_mm, last.stack_id.as_deref()), (Some(3.0), Some("1")));
+            assert_eq!(last.in_stack_position, Some(3));
+            let part = header.concatenation.as_ref().map(|part| (part.uid.as_str(), part.number, part.total));
+            assert_eq!(part, Some(("1.2.7", 2, Some(3))));
             assert_eq!(last.normal_lps(), [0.0, 1.0, 0.0]);
             let how = &header.acquisition;
             assert_eq!((how.b_value, how.inversion_time_ms, how.repetition_time_ms), (Some(1000.0), Some(2500.0), Some(9000.0)));

@@ -167,8 +167,9 @@ impl DataSet {
         let frames: Vec<Vec<u8>> = (0..n_frames)
             .map(|k| {
                 let position = self.item(|d| d.text(0x0020_0032, "DS", &format!("-10\\{k}\\20")));
+                let number = self.u32_bytes(u32::from(k) + 1);
                 let content =
-                    self.item(|d| d.text(0x0020_9056, "SH", "1").raw(0x0020_9128, "UL", &self.u32_bytes(u32::from(k) + 1)));
+                    self.item(|d| d.text(0x0020_9056, "SH", "1").raw(0x0020_9057, "UL", &number).raw(0x0020_9128, "UL", &number));
                 let mut frame = macro_of(0x0020_9111, content, &self);
                 frame.extend(macro_of(0x0020_9113, position, &self));
                 frame.extend(macro_of(0x0018_9117, self.item(|d| d.f64(0x0018_9087, f64::from(k) * 500.0)), &self));
@@ -180,6 +181,9 @@ impl DataSet {
             .identified(ENHANCED_MR_IMAGE, sop_instance)
             .text(0x0018_9008, "CS", "SPIN")
             .text(0x0018_9018, "CS", "YES")
+            .text(0x0020_9161, "UI", "1.2.7")
+            .u16(0x0020_9162, 2)
+            .u16(0x0020_9163, 3)
             .u16(0x0028_0002, 1)
             .text(0x0028_0008, "IS", &n_frames.to_string())
             .u16(0x0028_0010, 2)

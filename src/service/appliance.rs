@@ -1,6 +1,5 @@
 //! The appliance: configuration in -> every room opened, bound and joined by bounded channels, until the shutdown signal.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use super::backlog::Backlog;
 use super::conductor::{Conductor, Inlets};
 use super::events::ServiceReport;
 use super::folder::stored_instance;
@@ -171,8 +171,9 @@ impl Service {
             lamp,
             events: options.events,
             to_pipeline: pipeline.map(|pipeline| start_pipeline(pipeline, verdicts)).transpose()?,
-            backlog: VecDeque::new(),
-            backlog_max: config.infer.queue_max,
+            backlog: Backlog::new(config.infer.queue_max),
+            read_ahead: None,
+            instances_per_study_max: config.assemble.instances_per_study_max,
             in_work: None,
             overloaded,
             webhooks: config.alerts.webhook.clone(),

@@ -3,7 +3,7 @@
 //! It holds the two pure state machines (assemble, signal), so their order of events is the order in which this task sees them. Calls that
 //! wait for the disk run inside `block_in_place`; nothing here waits for the model or for a peer.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,22 +12,25 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::block_in_place;
 
+use super::backlog::Backlog;
 use super::fetch::{FetchDesk, FetchReport, Held};
-use super::folder::stored_instance;
+use super::pipeline::made_final;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceEvent, monotonic_now, settings, wall_now};
+use super::{ServiceEvent, monotonic_now, past, settings, wall_now};
 use crate::assemble::{AssembleAction, AssembleEvent, Assembler};
 use crate::board::{BoardNotice, LampHandle};
 use crate::config::WebhookConfig;
 use crate::deliver::{CommitmentHealth, DeliverWaker, DeliveryHealth, verdict_json};
-use crate::domain::{AvailableInstances, DeviceCondition, Lamp, Monotonic, ProcedureStep, StoredInstance, Study, Uid, Verdict};
+use crate::domain::{
+    AvailableInstances, DeviceCondition, Lamp, Monotonic, ProcedureStep, StoredInstance, Study, Uid, Verdict, VerdictKind,
+};
 use crate::infer::NpuWatch;
 use crate::journal::Journal;
 use crate::receive::{ReceiveNotice, TlsKeeper};
 use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
 use crate::spool::{Notice, Spool, SpoolError, Store, VerdictRecord};
-use crate::triage::{VerdictSummary, supersede};
+use crate::triage::{VerdictSummary, alerts, is_news, supersede};
 use crate::web::WebCommand;
 
 /// How often time is told to the state machines.
@@ -55,8 +58,11 @@ pub(super) struct Conductor {
     pub(super) events: broadcast::Sender<ServiceEvent>,
     /// `None` when the model is unusable: studies are kept and wait.
     pub(super) to_pipeline: Option<mpsc::Sender<Study>>,
-    pub(super) backlog: VecDeque<Study>,
-    pub(super) backlog_max: usize,
+    pub(super) backlog: Backlog,
+    /// The snapshot that was read last, and what came of it: a closing with the same content need not be read again.
+    pub(super) read_ahead: Option<(Study, Verdict)>,
+    /// Instances of one study that are read back from the spool.
+    pub(super) instances_per_study_max: usize,
     pub(super) in_work: Option<(Uid, u64, Monotonic)>,
     pub(super) overloaded: Arc<AtomicBool>,
     /// `None` without a PACS in the configuration.
@@ -90,7 +96,7 @@ impl Conductor {
                     }
                 }
                 Some(notice) = inlets.receive.recv() => self.on_receive(notice),
-                Some((study, verdict)) = inlets.assessed.recv() => self.on_assessed(&study, verdict),
+                Some((study, verdict)) = inlets.assessed.recv() => self.on_assessed(study, verdict),
                 Some(notice) = inlets.board.recv() => self.on_board(notice),
                 Some(command) = inlets.web.recv() => self.on_web(command),
                 Some(report) = inlets.fetched.recv() => self.on_fetched(report),
@@ -153,21 +159,25 @@ impl Conductor {
         let (n_series, n_instances) = (step.series.len(), step.series.values().map(BTreeSet::len).sum());
         let status = step.status.as_str();
         self.journal.record(&super::events::ServiceReport::StepReported { status, n_series, n_instances });
+        self.on_assemble(AssembleEvent::StepReported(Arc::new(step)));
     }
 
     /// A peer says which instances of a study it made available: evidence as well.
     pub(super) fn on_instances_available(&mut self, available: AvailableInstances) {
         let n_instances = available.series.values().map(BTreeSet::len).sum();
         self.journal.record(&super::events::ServiceReport::InstancesAvailable { n_instances });
+        self.on_assemble(AssembleEvent::InstancesAvailable(Arc::new(available)));
     }
 
     /// A durable instance goes to the assembler. The first one of a study that has a past brings its earlier instances along.
     fn on_stored(&mut self, instance: Arc<StoredInstance>) {
         let uid = instance.header.study_instance_uid.clone();
         if !self.assembler.knows(&uid) {
-            let instances = block_in_place(|| earlier_instances(&self.spool, &uid, &instance));
-            if !instances.is_empty() {
-                self.on_assemble(AssembleEvent::StudyReloaded { instances });
+            let (new, bounds) = (&instance.header.sop_instance_uid, (self.instances_per_study_max, instance.stored_at));
+            match block_in_place(|| past::earlier_instances(&self.spool, &uid, new, bounds)) {
+                Ok(instances) if instances.is_empty() => {}
+                Ok(instances) => self.on_assemble(AssembleEvent::StudyReloaded { instances }),
+                Err(_) => self.set_condition(DeviceCondition::StorageFailing, true),
             }
         }
         self.on_assemble(AssembleEvent::InstanceStored(instance));
@@ -176,32 +186,43 @@ impl Conductor {
     pub(super) fn on_assemble(&mut self, event: AssembleEvent) {
         for action in self.assembler.on(event, monotonic_now()) {
             match action {
+                AssembleAction::StudyReady(study) => self.on_ready(study),
                 AssembleAction::StudyClosed(study) => self.on_closed(study),
-                AssembleAction::StudyReopened { study_instance_uid } => {
-                    // The verdict that is on its way will be superseded; a waiting close is replaced by the next one.
-                    self.backlog.retain(|study| study.study_instance_uid() != &study_instance_uid);
-                    self.on_fetch_reopened(&study_instance_uid);
-                }
+                // The verdict that is on its way will be superseded; a closing that waits is replaced by the next one.
+                AssembleAction::StudyReopened { study_instance_uid } => self.on_fetch_reopened(&study_instance_uid),
                 AssembleAction::Noted(note) => self.journal.record(&super::events::AssembleReport(note)),
             }
         }
     }
 
+    /// The series that the model needs are here while the rest arrives: read them ahead.
+    fn on_ready(&mut self, study: Study) {
+        let study_instance_uid = study.study_instance_uid().to_string();
+        let _ = self.events.send(ServiceEvent::StudyReady { study_instance_uid, n_instances: study.n_instances() });
+        self.backlog.push(study);
+    }
+
+    /// A study is complete as far as the evidence goes: what the spool knows of it is noted, and it waits for the pipeline.
     fn on_closed(&mut self, study: Study) {
+        let study = match block_in_place(|| self.spool.study(study.study_instance_uid())) {
+            Ok(Some(detail)) => past::with_notes(study, &detail),
+            Ok(None) | Err(_) => study,
+        };
         let event = ServiceEvent::StudyClosed {
             study_instance_uid: study.study_instance_uid().to_string(),
             because: study.closed_because().as_str(),
             n_instances: study.n_instances(),
         };
         let _ = self.events.send(event);
-        self.backlog.retain(|waiting| waiting.study_instance_uid() != study.study_instance_uid());
+        // It may be held for the PACS: what waits of an earlier closing is out of date all the same.
+        self.backlog.forget_closed(study.study_instance_uid());
         self.fetch_or_forward(study);
     }
 
     /// A closed study waits for the pipeline.
     pub(super) fn put_in_backlog(&mut self, study: Study) {
-        self.backlog.push_back(study);
-        self.overloaded.store(self.backlog.len() >= self.backlog_max, Ordering::Relaxed);
+        self.backlog.push(study);
+        self.overloaded.store(self.backlog.is_full(), Ordering::Relaxed);
     }
 
     /// Whether new instances are refused because too many studies wait.
@@ -211,52 +232,73 @@ impl Conductor {
 
     /// Hands the next study to the pipeline when it is free.
     fn feed_pipeline(&mut self) {
-        let Some(to_pipeline) = &self.to_pipeline else { return };
-        if self.in_work.is_some() {
+        if self.to_pipeline.is_none() || self.in_work.is_some() {
             return;
         }
-        if let Some(study) = self.backlog.pop_front() {
+        while let Some(study) = self.backlog.pop() {
+            if let Some(verdict) = self.read_before(&study) {
+                self.on_assessed(study, verdict);
+                continue;
+            }
+            let Some(to_pipeline) = &self.to_pipeline else { return };
             let work = (study.study_instance_uid().clone(), study.n_instances() as u64, monotonic_now());
             match to_pipeline.try_send(study) {
                 Ok(()) => {
                     self.in_work = Some(work);
                     self.vitals.pipeline_busy(true);
                 }
-                Err(error) => self.backlog.push_front(error.into_inner()),
+                Err(error) => self.backlog.put_back(error.into_inner()),
             }
+            break;
         }
-        self.overloaded.store(self.backlog.len() >= self.backlog_max, Ordering::Relaxed);
+        self.overloaded.store(self.backlog.is_full(), Ordering::Relaxed);
+    }
+
+    /// The verdict on a closed study of which the snapshot that was read last had every instance already: the network would say the same
+    /// (DESIGN.md rule 4).
+    fn read_before(&mut self, study: &Study) -> Option<Verdict> {
+        let (_, verdict) =
+            self.read_ahead.take_if(|(snapshot, _)| !study.is_provisional() && study.holds_the_same_as(snapshot))?;
+        Some(made_final(verdict, study, wall_now()))
     }
 
     /// A verdict is first made durable together with its notices, then shown.
-    fn on_assessed(&mut self, study: &Study, verdict: Verdict) {
+    fn on_assessed(&mut self, study: Study, verdict: Verdict) {
         self.in_work = None;
         self.vitals.pipeline_busy(false);
-        match block_in_place(|| self.record(study, verdict)) {
+        let ahead = study.is_provisional().then(|| (study.clone(), verdict.clone()));
+        match block_in_place(|| self.record(&study, verdict)) {
             Ok(verdict) => {
                 self.set_condition(DeviceCondition::StorageFailing, false);
                 self.waker.wake();
                 self.teller.studies_changed();
-                let signal = study_signal(&verdict);
+                self.read_ahead = ahead.or(self.read_ahead.take());
+                let signal = alerts(&verdict).then(|| study_signal(&verdict));
                 let _ = self.events.send(ServiceEvent::VerdictReached(Box::new(verdict)));
-                self.on_signal(SignalEvent::VerdictReached(signal));
+                if let Some(signal) = signal {
+                    self.on_signal(SignalEvent::VerdictReached(signal));
+                }
             }
             Err(error) => {
                 // Not durable, so not shown: the study is tried again, and the lamp says fault meanwhile.
                 self.set_condition(DeviceCondition::StorageFailing, true);
                 self.journal.record(&super::events::ServiceReport::VerdictNotRecorded { error: error.to_string() });
-                self.backlog.push_back(study.clone());
+                self.backlog.push(study);
             }
         }
     }
 
     fn record(&self, study: &Study, mut verdict: Verdict) -> Result<Verdict, SpoolError> {
-        if let Some(detail) = self.spool.study(study.study_instance_uid())?
-            && let Some(previous) = detail.verdicts.first()
-        {
-            let summary =
-                VerdictSummary { number: previous.number, kind: previous.kind, urgency: previous.urgency, score: previous.score };
-            verdict = supersede(&summary, verdict);
+        let detail = self.spool.study(study.study_instance_uid())?;
+        let previous = detail.as_ref().and_then(|detail| detail.verdicts.first()).map(|previous| VerdictSummary {
+            number: previous.number,
+            kind: previous.kind,
+            urgency: previous.urgency,
+            score: previous.score,
+            provisional: previous.provisional,
+        });
+        if let Some(previous) = &previous {
+            verdict = supersede(previous, verdict);
         }
         verdict.timing.last_instance_to_alert = Some(monotonic_now().since_ms(study.last_instance_at()));
         let json = verdict_json::to_json(&verdict);
@@ -265,7 +307,7 @@ impl Conductor {
             .webhooks
             .iter()
             .enumerate()
-            .filter(|(_, hook)| hook.on.contains(&verdict.kind))
+            .filter(|(_, hook)| hook.on.contains(&verdict.kind) && is_news(previous.as_ref(), &verdict))
             .map(|(number, hook)| notice(number, hook, &verdict))
             .collect();
         self.spool.record_verdict(&record, &notices)?;
@@ -333,9 +375,12 @@ impl Conductor {
             Ok(summaries) => {
                 let signals = summaries
                     .into_iter()
-                    .filter_map(|s| {
+                    .map(|s| {
                         let urgency = s.standing_urgency.or(s.urgency);
-                        Some(StudySignal { study_instance_uid: s.study_instance_uid, kind: s.verdict?, urgency })
+                        // A provisional verdict that flags nothing calls nobody: what waits is an indeterminate one before it.
+                        let kind = s.verdict.filter(|kind| !s.provisional || *kind == VerdictKind::Flagged);
+                        let kind = kind.unwrap_or(VerdictKind::Indeterminate);
+                        StudySignal { study_instance_uid: s.study_instance_uid, kind, urgency }
                     })
                     .collect();
                 self.on_signal(SignalEvent::Restored(signals));
@@ -405,18 +450,4 @@ fn notice(number: usize, hook: &WebhookConfig, verdict: &Verdict) -> Notice {
 
 fn study_signal(verdict: &Verdict) -> StudySignal {
     StudySignal { study_instance_uid: verdict.study_instance_uid.clone(), kind: verdict.kind, urgency: verdict.urgency }
-}
-
-/// What the spool holds of a study beside the instance that just came.
-fn earlier_instances(spool: &Spool, uid: &Uid, new: &StoredInstance) -> Vec<Arc<StoredInstance>> {
-    let has_past = matches!(spool.study(uid), Ok(Some(detail)) if detail.summary.n_instances > 1);
-    if !has_past {
-        return Vec::new();
-    }
-    let records = spool.pending().unwrap_or_default();
-    records
-        .into_iter()
-        .filter(|r| &r.study_instance_uid == uid && r.sop_instance_uid != new.header.sop_instance_uid)
-        .filter_map(|record| stored_instance(&record, new.stored_at).ok().map(Arc::new))
-        .collect()
 }

@@ -138,6 +138,7 @@ impl Pipeline {
         });
         // The engine that really ran: the NPU, or the processor behind it.
         verdict.model = ran_on.or(verdict.model);
+        verdict.quality.extend_from_slice(study.notes());
         verdict
     }
 
@@ -172,6 +173,18 @@ impl Pipeline {
     pub fn identity(&self) -> &ModelIdentity {
         &self.spec.identity
     }
+}
+
+/// The verdict on `study` when a provisional look at exactly the same instances gave `ahead`: the answer, with the closing's own facts.
+#[must_use]
+pub fn made_final(ahead: Verdict, study: &Study, decided_at: WallTime) -> Verdict {
+    let mut verdict = ahead;
+    verdict.closed_because = study.closed_because();
+    verdict.provisional = study.is_provisional();
+    verdict.accession_number = study.accession_number().map(str::to_owned);
+    verdict.decided_at = decided_at;
+    verdict.quality.extend_from_slice(study.notes());
+    verdict
 }
 
 /// The environment variable that names the kernel of the convolutions; for tests that compare kernels, and for a processor whose best one is faulty.

@@ -133,7 +133,7 @@ pub(super) fn insert_instance(connection: &Connection, row: &NewRow<'_>) -> Resu
              n_conflicts, n_covered, standing_rank, open_rank, acknowledged_rank) VALUES (?1, ?2, ?3, ?3, ?4, 1, 0, 0, 0, 0, 0) \
              ON CONFLICT (study_instance_uid) DO UPDATE SET accession_number = coalesce(accession_number, excluded.accession_number), \
              last_received_at = excluded.last_received_at, last_number = max(last_number, excluded.last_number), \
-             n_instances = n_instances + 1, evicted_at = NULL RETURNING id",
+             n_instances = n_instances + 1 RETURNING id",
         )
         .map_err(sql(doing))?;
     let accession = accession_kept(row.accession_number);
@@ -182,17 +182,6 @@ pub(super) fn record(
         .map_err(sql("looking an instance up"))
 }
 
-fn record_at(row: &Row<'_>, layout: &Layout) -> rusqlite::Result<StoredInstanceRecord> {
-    Ok(StoredInstanceRecord {
-        path: layout.instance(count_at(row, 0)?),
-        sop_instance_uid: uid_at(row, 1)?,
-        study_instance_uid: uid_at(row, 2)?,
-        n_bytes: count_at(row, 3)?,
-        sha256: row.get(4)?,
-        received_at: WallTime(row.get(5)?),
-    })
-}
-
 /// See [`super::Store::pending`].
 pub(super) fn pending(connection: &Connection, layout: &Layout) -> Result<Vec<StoredInstanceRecord>, SpoolError> {
     let doing = "listing pending instances";
@@ -205,6 +194,18 @@ pub(super) fn pending(connection: &Connection, layout: &Layout) -> Result<Vec<St
         .map_err(sql(doing))?;
     let rows = find.query_map([], |row| record_at(row, layout)).map_err(sql(doing))?;
     rows.collect::<Result<_, _>>().map_err(sql(doing))
+}
+
+/// An instance from the columns number, SOP Instance UID, Study Instance UID, bytes, digest, time.
+pub(super) fn record_at(row: &Row<'_>, layout: &Layout) -> rusqlite::Result<StoredInstanceRecord> {
+    Ok(StoredInstanceRecord {
+        path: layout.instance(count_at(row, 0)?),
+        sop_instance_uid: uid_at(row, 1)?,
+        study_instance_uid: uid_at(row, 2)?,
+        n_bytes: count_at(row, 3)?,
+        sha256: row.get(4)?,
+        received_at: WallTime(row.get(5)?),
+    })
 }
 
 /// Every file that the index knows: (number, size) of instances and of conflicts, and the highest number ever given out.

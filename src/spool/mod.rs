@@ -135,6 +135,11 @@ impl Store for Spool {
         index::pending(&shared.reader(), &shared.layout)
     }
 
+    fn instances_of(&self, study_instance_uid: &Uid, limit: usize) -> Result<Vec<StoredInstanceRecord>, SpoolError> {
+        let shared = &self.inner.shared;
+        queries::instances_of(&shared.reader(), &shared.layout, study_instance_uid, limit)
+    }
+
     fn record_verdict(&self, record: &VerdictRecord, notices: &[Notice]) -> Result<u64, SpoolError> {
         let shared = &self.inner.shared;
         let result = verdicts::record(&mut shared.writer(), record, notices, (shared.clock)());

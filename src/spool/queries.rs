@@ -3,12 +3,21 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::error::SpoolError;
-use super::index::{count_at, from_column, to_column, uid_at};
+use super::index::{count_at, from_column, record_at, to_column, uid_at};
+use super::layout::Layout;
 use super::schema::sql;
-use super::types::{Acknowledgement, Delivery, StoredVerdict, StudyDetail, StudyState, StudySummary};
+use super::types::{Acknowledgement, Delivery, StoredInstanceRecord, StoredVerdict, StudyDetail, StudyState, StudySummary};
 use super::verdicts::urgency_of_rank;
 use super::{DETAIL_ROWS_MAX, NOTICE_STALE_MS, STUDIES_LISTED_MAX};
 use crate::domain::{Uid, Urgency, VerdictKind, WallTime};
+
+/// Whether the verdict's JSON in this column says that it is provisional. The text between the quotes cannot stand inside another value: there its
+/// quotes would be escaped.
+macro_rules! is_provisional {
+    ($json:literal) => {
+        concat!("instr(", $json, ", '\"provisional\":true') > 0")
+    };
+}
 
 /// The columns of a summary; `summary_at` reads them by position.
 macro_rules! select_summary {
@@ -17,7 +26,10 @@ macro_rules! select_summary {
             "SELECT s.study_instance_uid, s.accession_number, s.n_instances, s.n_conflicts, s.n_covered, s.evicted_at, ",
             "s.verdict_number, v.kind, v.urgency, v.score, v.decided_at, s.received_at, s.last_received_at, s.standing_rank, ",
             "s.open_rank > s.acknowledged_rank, a.acknowledged_by, a.acknowledged_at, ",
-            "(SELECT count(*) FROM outbox o WHERE o.study_id = s.id AND o.delivered_at IS NULL), s.id ",
+            "(SELECT count(*) FROM outbox o WHERE o.study_id = s.id AND o.delivered_at IS NULL), s.id, ",
+            "coalesce(",
+            is_provisional!("v.json"),
+            ", 0) ",
             "FROM studies s LEFT JOIN verdicts v ON v.number = s.verdict_number LEFT JOIN acknowledgements a ON a.id = ",
             "(SELECT max(id) FROM acknowledgements WHERE study_id = s.id) ",
             $rest
@@ -50,8 +62,8 @@ fn time_at(row: &Row<'_>, idx: usize) -> rusqlite::Result<Option<WallTime>> {
 /// A summary and the study's row id.
 fn summary_at(row: &Row<'_>) -> rusqlite::Result<(StudySummary, i64)> {
     let (n_instances, n_covered) = (count_at(row, 2)?, count_at(row, 4)?);
-    let verdict_number: Option<i64> = row.get(6)?;
-    let state = match (verdict_number, time_at(row, 5)?) {
+    let (verdict_number, evicted_at): (Option<i64>, _) = (row.get(6)?, time_at(row, 5)?);
+    let state = match (verdict_number, evicted_at) {
         (Some(_), Some(_)) if n_instances == 0 => StudyState::Evicted,
         (Some(_), _) if n_covered >= n_instances => StudyState::Concluded,
         _ => StudyState::Pending,
@@ -66,10 +78,12 @@ fn summary_at(row: &Row<'_>) -> rusqlite::Result<(StudySummary, i64)> {
         urgency: urgency_at(row, 8)?,
         standing_urgency: urgency_of_rank(row.get(13)?),
         score: row.get(9)?,
+        provisional: row.get(19)?,
         verdict_number: verdict_number.map(from_column),
         decided_at: time_at(row, 10)?,
         received_at: WallTime(row.get(11)?),
         last_received_at: WallTime(row.get(12)?),
+        evicted_at,
         needs_acknowledgement: row.get(14)?,
         acknowledged_by: row.get(15)?,
         acknowledged_at: time_at(row, 16)?,
@@ -124,10 +138,11 @@ fn rows_max() -> i64 {
 }
 
 fn verdicts(connection: &Connection, study_id: i64) -> rusqlite::Result<Vec<StoredVerdict>> {
-    let mut find = connection.prepare_cached(
-        "SELECT number, supersedes, kind, urgency, score, n_instances, decided_at, json FROM verdicts \
-         WHERE study_id = ?1 ORDER BY number DESC LIMIT ?2",
-    )?;
+    let mut find = connection.prepare_cached(concat!(
+        "SELECT number, supersedes, kind, urgency, score, n_instances, decided_at, json, ",
+        is_provisional!("json"),
+        " FROM verdicts WHERE study_id = ?1 ORDER BY number DESC LIMIT ?2",
+    ))?;
     let rows = find.query_map((study_id, rows_max()), |row| {
         let unknown = || rusqlite::Error::InvalidColumnType(2, "kind".to_owned(), rusqlite::types::Type::Text);
         Ok(StoredVerdict {
@@ -139,6 +154,7 @@ fn verdicts(connection: &Connection, study_id: i64) -> rusqlite::Result<Vec<Stor
             n_instances: count_at(row, 5)?,
             decided_at: WallTime(row.get(6)?),
             json: row.get(7)?,
+            provisional: row.get(8)?,
         })
     })?;
     rows.collect()
@@ -172,6 +188,25 @@ fn acknowledgements(connection: &Connection, study_id: i64) -> rusqlite::Result<
         Ok(Acknowledgement { by: row.get(0)?, at: WallTime(row.get(1)?), verdict_number: count_at(row, 2)? })
     })?;
     rows.collect()
+}
+
+/// See [`super::Store::instances_of`].
+pub(super) fn instances_of(
+    connection: &Connection,
+    layout: &Layout,
+    study: &Uid,
+    limit: usize,
+) -> Result<Vec<StoredInstanceRecord>, SpoolError> {
+    let doing = "listing the instances of a study";
+    let limit = to_column(u64::try_from(limit).unwrap_or(u64::MAX));
+    let mut find = connection
+        .prepare_cached(
+            "SELECT i.number, i.sop_instance_uid, s.study_instance_uid, i.n_bytes, i.sha256, i.received_at \
+             FROM studies s JOIN instances i ON i.study_id = s.id WHERE s.study_instance_uid = ?1 ORDER BY i.number LIMIT ?2",
+        )
+        .map_err(sql(doing))?;
+    let rows = find.query_map((study.as_str(), limit), |row| record_at(row, layout)).map_err(sql(doing))?;
+    rows.collect::<Result<_, _>>().map_err(sql(doing))
 }
 
 /// Instances in the store and studies known.

@@ -60,6 +60,12 @@ pub trait Store: InstanceSink {
     /// [`SpoolError::Failing`] or [`SpoolError::Damaged`] when the index cannot be read.
     fn pending(&self) -> Result<Vec<StoredInstanceRecord>, SpoolError>;
 
+    /// The instances of one study in order of arrival, at most `limit`; none when it is unknown or evicted.
+    ///
+    /// # Errors
+    /// As [`Store::pending`].
+    fn instances_of(&self, study_instance_uid: &Uid, limit: usize) -> Result<Vec<StoredInstanceRecord>, SpoolError>;
+
     /// Keeps a verdict and queues its notices in one transaction; returns the verdict's number. The study's earlier verdicts are kept
     /// and superseded.
     ///

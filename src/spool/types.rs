@@ -83,6 +83,8 @@ pub struct VerdictRecord {
     pub json: String,
     /// How many instances of the study it looked at. An instance beyond that number makes the study pending again.
     pub n_instances: usize,
+    /// Whether the rest of the study was still arriving: then the study stays pending, whatever the number.
+    pub provisional: bool,
     /// When it was decided.
     pub decided_at: WallTime,
 }
@@ -99,6 +101,7 @@ impl VerdictRecord {
             score: verdict.score,
             json,
             n_instances,
+            provisional: verdict.provisional,
             decided_at: verdict.decided_at,
         }
     }
@@ -201,6 +204,8 @@ pub struct StudySummary {
     pub standing_urgency: Option<Urgency>,
     /// The latest verdict's score.
     pub score: Option<f64>,
+    /// Whether the latest verdict is provisional: the rest of the study was still arriving.
+    pub provisional: bool,
     /// The latest verdict's number.
     pub verdict_number: Option<u64>,
     /// When the latest verdict was decided.
@@ -209,6 +214,8 @@ pub struct StudySummary {
     pub received_at: WallTime,
     /// When the latest instance came.
     pub last_received_at: WallTime,
+    /// When its instances were last deleted to make room; others may have come since.
+    pub evicted_at: Option<WallTime>,
     /// Whether somebody still has to acknowledge: flagged or indeterminate, and no acknowledgement since it became that urgent.
     pub needs_acknowledgement: bool,
     /// Who acknowledged last.
@@ -232,6 +239,8 @@ pub struct StoredVerdict {
     pub urgency: Option<Urgency>,
     /// Highest component score.
     pub score: Option<f64>,
+    /// Whether the rest of the study was still arriving.
+    pub provisional: bool,
     /// How many instances it looked at.
     pub n_instances: u64,
     /// When it was decided.

@@ -2,7 +2,8 @@
 //!
 //! Urgency as a rank: 3 critical, 2 suspicious, 1 indeterminate, 0 not flagged. A study's open rank is the greater of its most urgent
 //! flagged verdict ever (never lowered, DESIGN.md rule 5) and its latest verdict; an indeterminate verdict that a later one resolves
-//! does not stay open. An acknowledgement remembers the open rank; only a higher one asks again.
+//! does not stay open. A provisional verdict covers no instance, so that the study stays pending until its final one; it raises the ranks when
+//! it flags and changes nothing in them otherwise. An acknowledgement remembers the open rank; only a higher one asks again.
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
@@ -60,15 +61,17 @@ pub(super) fn record(
         .map_err(sql(doing))?;
     let number = transaction.last_insert_rowid();
     let rank = rank(verdict.kind, verdict.urgency);
+    let (n_covered, keeps_open) = if verdict.provisional { (0, 1_i64) } else { (n_instances, 0) };
+    let rank = if verdict.provisional && verdict.kind != VerdictKind::Flagged { 0 } else { rank };
     let standing = if verdict.kind == VerdictKind::Flagged { rank } else { 0 };
     transaction
         .prepare_cached(
             "UPDATE studies SET verdict_number = ?2, n_covered = min(?3, n_instances), standing_rank = max(standing_rank, ?4), \
-             open_rank = max(standing_rank, ?4, ?5), accession_number = coalesce(accession_number, ?6) WHERE id = ?1",
+             open_rank = max(standing_rank, ?4, ?5, open_rank * ?7), accession_number = coalesce(accession_number, ?6) WHERE id = ?1",
         )
         .and_then(|mut update| {
             let accession = accession_kept(verdict.accession_number.as_deref());
-            update.execute((study_id, number, n_instances, standing, rank, accession))
+            update.execute((study_id, number, n_covered, standing, rank, accession, keeps_open))
         })
         .map_err(sql(doing))?;
     let number_out = from_column(number);

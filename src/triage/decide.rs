@@ -90,7 +90,7 @@ pub fn decide(input: TriageInput<'_>) -> Verdict {
         quality,
         model: Some(input.model.identity.clone()),
         closed_because: input.closed_because,
-        provisional: false,
+        provisional: input.closed_because.is_provisional(),
         supersedes: None,
         decided_at: input.decided_at,
         timing: input.timing,

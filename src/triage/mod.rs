@@ -28,7 +28,7 @@ pub use contrast::{contrast_seen_ml, normal_enhancement_ml};
 pub use decide::{Assessed, TriageInput, decide};
 pub use mask::{BrainMask, brain_mask};
 pub use noise::noise_z;
-pub use supersede::{VerdictSummary, supersede};
+pub use supersede::{VerdictSummary, alerts, is_news, supersede};
 
 /// Rounds to four decimals: finer than any use of the figure, coarser than any platform's last bit.
 pub(crate) fn round4(value: f64) -> f64 {

@@ -13,6 +13,10 @@
 //! everything measured on the new images (findings, reasons, series, notes) is kept as it is. An indeterminate verdict has no urgency: it says
 //! that a study could not be assessed, which stops being true when the missing images arrive, so an assessment replaces it. The earlier verdict
 //! itself is never changed; it stays in the record under its number, which `supersedes` names.
+//!
+//! A provisional verdict, reached while images still arrive, follows the same table on both sides: one that flagged keeps its priority, one
+//! that did not is replaced by whatever the whole study says. It alerts only when it flags ([`alerts`], [`is_news`]): what is missing may
+//! still come, so "not flagged" and "indeterminate" are no news yet.
 
 use crate::domain::{Reason, ReasonCode, Urgency, Verdict, VerdictKind};
 
@@ -27,13 +31,15 @@ pub struct VerdictSummary {
     pub urgency: Option<Urgency>,
     /// Its score.
     pub score: Option<f64>,
+    /// Whether it was reached while the rest of the study still arrived.
+    pub provisional: bool,
 }
 
 impl VerdictSummary {
     /// The summary of `verdict`, recorded as `number`.
     #[must_use]
     pub fn of(number: u64, verdict: &Verdict) -> Self {
-        Self { number, kind: verdict.kind, urgency: verdict.urgency, score: verdict.score }
+        Self { number, kind: verdict.kind, urgency: verdict.urgency, score: verdict.score, provisional: verdict.provisional }
     }
 }
 
@@ -50,8 +56,9 @@ pub fn supersede(previous: &VerdictSummary, mut new: Verdict) -> Verdict {
         (VerdictKind::Flagged, None) | (VerdictKind::NotFlagged, _) => "would not be flagged".to_owned(),
         (VerdictKind::Indeterminate, _) => "could not be assessed".to_owned(),
     };
+    let earlier_verdict = if previous.provisional { "A provisional verdict" } else { "An earlier verdict" };
     let text = format!(
-        "An earlier verdict on this study (number {}) flagged it as {}; with the images that have come since, it {now}. The priority is kept, \
+        "{earlier_verdict} on this study (number {}) flagged it as {}; with the images that have come since, it {now}. The priority is kept, \
          for later images never lower it.",
         previous.number,
         earlier.as_str()
@@ -64,4 +71,23 @@ pub fn supersede(previous: &VerdictSummary, mut new: Verdict) -> Verdict {
         (a, b) => a.or(b),
     };
     new
+}
+
+/// Whether a verdict calls anybody by itself (lamp and notices): every final one does by its kind, a provisional one only when it flags.
+#[must_use]
+pub fn alerts(verdict: &Verdict) -> bool {
+    !verdict.provisional || verdict.kind == VerdictKind::Flagged
+}
+
+/// Whether the receivers of notices must hear of `new`, which stands after `previous`. Not when one of the two is provisional and both flag
+/// with the same urgency: the same alert went out already. A notice follows when the urgency rose or the answer changed.
+#[must_use]
+pub fn is_news(previous: Option<&VerdictSummary>, new: &Verdict) -> bool {
+    let is_told = |earlier: &VerdictSummary| {
+        (earlier.provisional || new.provisional)
+            && earlier.kind == VerdictKind::Flagged
+            && new.kind == VerdictKind::Flagged
+            && new.urgency <= earlier.urgency
+    };
+    alerts(new) && !previous.is_some_and(is_told)
 }

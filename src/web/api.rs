@@ -111,6 +111,7 @@ fn summary(study: &StudySummary) -> Value {
         "urgency": study.urgency.map(|urgency| urgency.as_str()),
         "standing_urgency": study.standing_urgency.map(|urgency| urgency.as_str()),
         "score": study.score,
+        "provisional": study.verdict.map(|_| study.provisional),
         "received_at": iso(study.received_at),
         "last_received_at": iso(study.last_received_at),
         "decided_at": study.decided_at.map(iso),
@@ -142,7 +143,7 @@ fn detail(study: &StudyDetail) -> Value {
         .map(|verdict| {
             json!({
                 "number": verdict.number, "supersedes": verdict.supersedes, "decided_at": iso(verdict.decided_at),
-                "n_instances": verdict.n_instances,
+                "n_instances": verdict.n_instances, "provisional": verdict.provisional,
                 // Kept as it was sent; unreadable text would be a fault of ours and is shown as null.
                 "verdict": serde_json::from_str::<Value>(&verdict.json).unwrap_or(Value::Null),
             })
@@ -192,7 +193,8 @@ pub(super) fn timeline(study: &StudyDetail) -> Vec<Moment> {
         let urgency = verdict.urgency.map(|urgency| format!(", {}", urgency.as_str())).unwrap_or_default();
         let superseded = verdict.supersedes.map(|number| format!("; supersedes verdict {number}")).unwrap_or_default();
         let kind = super::view::verdict_words(verdict.kind);
-        let text = format!("Verdict {}: {kind}{urgency}, from {} images{superseded}", verdict.number, verdict.n_instances);
+        let word = if verdict.provisional { "Provisional verdict" } else { "Verdict" };
+        let text = format!("{word} {}: {kind}{urgency}, from {} images{superseded}", verdict.number, verdict.n_instances);
         list.push(Moment { at: verdict.decided_at, what: "verdict", text });
     }
     for delivery in &study.deliveries {

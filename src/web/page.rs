@@ -167,6 +167,7 @@ fn study_row(row: &Row) -> Markup {
                 (badge(study.verdict, study.urgency))
                 span.sub {
                     @match study.state {
+                        crate::spool::StudyState::Pending if study.provisional => "provisional: more images are expected",
                         crate::spool::StudyState::Pending if study.verdict.is_some() => "more images came",
                         crate::spool::StudyState::Pending => "arriving or in work",
                         crate::spool::StudyState::Concluded => "",

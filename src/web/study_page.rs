@@ -54,10 +54,14 @@ fn body(study: &StudyDetail) -> Markup {
             div.heading {
                 h1 { @match &s.accession_number { Some(number) => { "Accession " (number) }, None => "Study" } }
                 (badge(s.verdict, s.urgency))
+                @if s.provisional { span.tag.warn { "provisional" } }
                 span.acknowledge { (acknowledgement(s)) }
             }
             p.uid { code { (s.study_instance_uid) } }
             @if s.verdict.is_none() { p { "Images are arriving, or the study is in work: " (s.n_instances) " so far." } }
+            @if s.provisional { p.note {
+                "Provisional: the series that the model needs were read while the rest of the study was arriving. The verdict on the whole study \
+                 follows; it never ranks lower." } }
             @for reason in items(&latest, "reasons") { p.reason.large { (text(reason, "text")) " " code { (text(reason, "code")) } } }
             (key_figures(study, &latest))
         }
@@ -94,7 +98,7 @@ fn key_figures(study: &StudyDetail, latest: &Value) -> Markup {
                 dd { (text(model, "name")) " " (text(model, "version")) ", " (text(model, "precision")) " on " (text(model, "engine"))
                      span.sub title=(text(model, "sha256")) { "sha256 " (text(model, "sha256").get(..12).unwrap_or_default()) "\u{2026}" } }
             }
-            @if !text(latest, "closed_because").is_empty() { dt { "Closed because" } dd { (text(latest, "closed_because").replace('-', " ")) } }
+            @if !text(latest, "closed_because").is_empty() { dt { @if study.summary.provisional { "Read ahead because" } @else { "Closed because" } } dd { (text(latest, "closed_because").replace('-', " ")) } }
             @if let Some(total) = ms("total") {
                 dt { "Time" }
                 dd {

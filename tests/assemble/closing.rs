@@ -4,77 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use scanside::assemble::{AssembleAction, AssembleEvent, AssembleNote, AssembleOptions, Assembler};
-use scanside::domain::{ClosedBecause, InputChannel, Monotonic, Role, StoredInstance, Study};
+use scanside::assemble::{AssembleAction, AssembleEvent, AssembleNote, AssembleOptions};
+use scanside::domain::{ClosedBecause, Monotonic, Role, StoredInstance, Study};
 
-use super::roles::{FLAIR, MPRAGE, T2, timed};
+use super::bench::{Bench, flair, options, over, t1_post};
+use super::roles::{T2, timed};
 use super::support::{Recipe, uid};
-
-fn options() -> AssembleOptions {
-    let channel = |role, required| InputChannel { role, required };
-    AssembleOptions { roles: vec![channel(Role::T1Post, true), channel(Role::Flair, false)], ..AssembleOptions::default() }
-}
-
-fn t1_post(study: &str) -> Recipe {
-    let mut recipe = Recipe { acquisition: timed(MPRAGE), ..Recipe::new(study, "1") };
-    recipe.acquisition.contrast_agent = Some("Gadobutrol".to_owned());
-    recipe
-}
-
-fn flair(study: &str) -> Recipe {
-    Recipe { acquisition: timed(FLAIR), ..Recipe::new(study, "2") }
-}
-
-fn over(association_id: u64, instances: Vec<Arc<StoredInstance>>) -> Vec<Arc<StoredInstance>> {
-    instances.into_iter().map(|instance| Arc::new(StoredInstance { association_id, ..(*instance).clone() })).collect()
-}
-
-/// An assembler with a clock, that keeps what it closed.
-struct Bench {
-    assembler: Assembler,
-    now: Monotonic,
-    closed: Vec<Study>,
-    reopened: usize,
-    notes: Vec<AssembleNote>,
-}
-
-impl Bench {
-    fn new(options: AssembleOptions) -> Self {
-        Self { assembler: Assembler::new(options), now: Monotonic(1_000), closed: Vec::new(), reopened: 0, notes: Vec::new() }
-    }
-
-    fn on(&mut self, event: AssembleEvent) {
-        for action in self.assembler.on(event, self.now) {
-            match action {
-                AssembleAction::StudyClosed(study) => self.closed.push(study),
-                AssembleAction::StudyReopened { .. } => self.reopened += 1,
-                AssembleAction::Noted(note) => self.notes.push(note),
-            }
-        }
-    }
-
-    fn store(&mut self, instances: &[Arc<StoredInstance>]) {
-        for instance in instances {
-            self.on(AssembleEvent::InstanceStored(Arc::clone(instance)));
-        }
-    }
-
-    /// Ticks each 100 ms for so many seconds.
-    fn wait_s(&mut self, seconds: u64) {
-        for _ in 0..seconds * 10 {
-            self.now = self.now.plus_ms(100);
-            self.on(AssembleEvent::Tick);
-        }
-    }
-
-    fn reasons(&self) -> Vec<ClosedBecause> {
-        self.closed.iter().map(Study::closed_because).collect()
-    }
-
-    fn n_instances(&self) -> Vec<usize> {
-        self.closed.iter().map(Study::n_instances).collect()
-    }
-}
 
 #[test]
 fn all_roles_complete_and_association_released_closes_at_once() {

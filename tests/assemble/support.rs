@@ -59,6 +59,7 @@ impl Recipe {
             temporal_position: None,
             echo_time_ms: None,
             stack_id: None,
+            in_stack_position: None,
         }
     }
 
@@ -95,6 +96,7 @@ impl Recipe {
             bits_allocated: 16,
             has_pixel_data: true,
             is_mosaic: false,
+            concatenation: None,
             acquisition: self.acquisition.clone(),
             frames,
         };

@@ -66,6 +66,10 @@ impl Store for FakeStore {
         Ok(Vec::new())
     }
 
+    fn instances_of(&self, _: &Uid, _: usize) -> Result<Vec<StoredInstanceRecord>, SpoolError> {
+        self.check().map(|()| Vec::new())
+    }
+
     fn record_verdict(&self, _: &VerdictRecord, _: &[Notice]) -> Result<u64, SpoolError> {
         self.check().map(|()| 1)
     }

@@ -118,7 +118,7 @@ class Appliance:
     def wait_for_verdicts(self, n, timeout_s=120):
         end = time.time() + timeout_s
         while time.time() < end:
-            done = [s for s in self.studies() if s["verdict"]]
+            done = [s for s in self.studies() if s["verdict"] and not s["provisional"]]
             if len(done) >= n:
                 return done
             time.sleep(0.2)

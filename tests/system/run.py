@@ -19,6 +19,7 @@ import pacs
 import peers
 import plug
 import power_cut
+import provisional
 import services
 import tls
 
@@ -32,6 +33,7 @@ MODULES = (
     faults,
     npu,
     pacs,
+    provisional,
     services,
     tls,
 )

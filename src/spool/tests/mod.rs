@@ -52,6 +52,7 @@ fn header(study: &str, sop: &str) -> InstanceHeader {
         bits_allocated: 16,
         has_pixel_data: false,
         is_mosaic: false,
+        concatenation: None,
         acquisition: Acquisition::default(),
         frames: Vec::new(),
     }
@@ -86,6 +87,7 @@ fn verdict(study: &str, kind: VerdictKind, urgency: Option<Urgency>, n_instances
         score: Some(0.5),
         json,
         n_instances,
+        provisional: false,
         decided_at,
     }
 }

@@ -70,6 +70,66 @@ fn an_indeterminate_verdict_that_is_resolved_does_not_stay_open_but_a_flagged_on
     assert_eq!(order(&spool), ["2", "3"]);
 }
 
+fn provisional(study: &str, kind: VerdictKind, urgency: Option<Urgency>, n_instances: usize) -> VerdictRecord {
+    let json = r#"{"closed_because":"required-series-arrived","provisional":true,"supersedes":null}"#.to_owned();
+    VerdictRecord { provisional: true, json, ..verdict(study, kind, urgency, n_instances) }
+}
+
+#[test]
+fn a_provisional_verdict_leaves_the_study_pending_and_calls_only_when_it_flags() {
+    let (dir, spool) = spool();
+    let open_now = |spool: &Spool| spool.unacknowledged().expect("list").len();
+    let summary = |spool: &Spool| spool.study(&uid("1")).expect("read").expect("there").summary;
+    store(&spool, "1", "1.1", b"", b"a").expect("stored");
+    for kind in [NotFlagged, Indeterminate] {
+        spool.record_verdict(&provisional("1", kind, None, 1), &[]).expect("kept");
+        assert_eq!((summary(&spool).state, summary(&spool).provisional, open_now(&spool)), (StudyState::Pending, true, 0));
+    }
+    assert_eq!(spool.pending().expect("list").len(), 1, "taken up again after a crash");
+    spool.record_verdict(&provisional("1", Flagged, Some(Urgency::Suspicious), 1), &[]).expect("kept");
+    assert_eq!(open_now(&spool), 1);
+    assert!(spool.acknowledge(&uid("1"), "button", clock()).expect("kept"));
+    spool.record_verdict(&verdict("1", Flagged, Some(Urgency::Suspicious), 1), &[]).expect("kept");
+    assert_eq!(open_now(&spool), 0, "acknowledged provisional stays acknowledged");
+    assert_eq!((summary(&spool).state, summary(&spool).provisional), (StudyState::Concluded, false));
+    let kept: Vec<bool> = spool.study(&uid("1")).expect("read").expect("there").verdicts.iter().map(|v| v.provisional).collect();
+    assert_eq!(kept, [false, true, true, true], "each is kept as what it was");
+    drop(dir);
+}
+
+#[test]
+fn a_provisional_verdict_does_not_close_what_an_earlier_one_left_open() {
+    let (_dir, spool) = spool();
+    spool.record_verdict(&verdict("1", Indeterminate, None, 0), &[]).expect("kept");
+    spool.record_verdict(&provisional("1", NotFlagged, None, 0), &[]).expect("kept");
+    assert_eq!(spool.unacknowledged().expect("list").len(), 1);
+    spool.record_verdict(&verdict("1", NotFlagged, None, 0), &[]).expect("kept");
+    assert_eq!(spool.unacknowledged().expect("list").len(), 0);
+}
+
+#[test]
+fn text_inside_a_verdict_cannot_make_it_provisional() {
+    let (_dir, spool) = spool();
+    let json = r#"{"reasons":[{"text":"\"provisional\":true"}],"provisional":false}"#.to_owned();
+    spool.record_verdict(&VerdictRecord { json, ..verdict("1", NotFlagged, None, 0) }, &[]).expect("kept");
+    assert!(!spool.study(&uid("1")).expect("read").expect("there").summary.provisional);
+}
+
+#[test]
+fn the_instances_of_one_study_come_in_order_up_to_the_limit() {
+    let (_dir, spool) = spool();
+    for (study, sop) in [("1", "1.1"), ("2", "2.1"), ("1", "1.2"), ("1", "1.3")] {
+        store(&spool, study, sop, b"", sop.as_bytes()).expect("stored");
+    }
+    let sops = |limit| -> Vec<String> {
+        let records = spool.instances_of(&uid("1"), limit).expect("read");
+        records.iter().map(|record| record.sop_instance_uid.to_string()).collect()
+    };
+    assert_eq!(sops(9), ["1.1", "1.2", "1.3"]);
+    assert_eq!(sops(2), ["1.1", "1.2"]);
+    assert!(spool.instances_of(&uid("3"), 9).expect("read").is_empty());
+}
+
 #[test]
 fn a_notice_is_retried_until_it_is_delivered_and_then_never_again() {
     let (_dir, spool) = spool();

@@ -123,7 +123,19 @@ fn a_full_store_refuses_and_serves_again_once_a_study_is_concluded_and_delivered
     assert_eq!((gone.summary.state, gone.verdicts.len(), gone.deliveries.len()), (StudyState::Evicted, 1, 1));
     assert_eq!(spool.take_evicted(), [uid("1")]);
     assert_eq!(spool.take_evicted(), []);
+    assert!(gone.summary.evicted_at.is_some());
     assert_eq!(files_below(&dir.path().join("instances")).len(), 1);
+}
+
+#[test]
+fn a_study_that_goes_on_after_its_eviction_still_says_that_it_was_evicted() {
+    let dir = tempfile::tempdir().expect("folder");
+    let spool = open(dir.path(), options(4096)).expect("opens");
+    store(&spool, "1", "1.1", b"", b"a").expect("fits");
+    spool.record_verdict(&verdict("1", VerdictKind::NotFlagged, None, 1), &[]).expect("kept");
+    store(&spool, "1", "1.2", b"", b"late").expect("its own past makes room");
+    let summary = spool.study(&uid("1")).expect("read").expect("there").summary;
+    assert_eq!((summary.n_instances, summary.state, summary.evicted_at.is_some()), (1, StudyState::Pending, true));
 }
 
 #[test]
