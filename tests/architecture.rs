@@ -94,6 +94,7 @@ fn a_third_party_crate_stays_in_its_room() {
         ("rppal", &["board/rpi.rs"]),
         ("dicom_ul", &["receive/", "deliver/"]),
         ("dicom_object", &["prepare/", "receive/", "synth/"]),
+        ("dicom_parser", &["prepare/"]),
         ("rusqlite", &["spool/"]),
         ("reqwest", &["deliver/"]),
         ("rustls", &["receive/", "deliver/"]),

@@ -6,9 +6,14 @@ use std::path::Path;
 use dicom_ul::pdu::{Pdu, write_pdu};
 use scanside::config::Config;
 use scanside::deliver::store_scu::StoreOptions;
+use scanside::deliver::{STUDY_ROOT_FIND, STUDY_ROOT_MOVE};
+use scanside::domain::AeTitle;
 use scanside::receive::DimseStatus;
 use scanside::receive::negotiate::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, RejectedBecause};
-use scanside::receive::sop_classes::{KEPT_UNREAD_SYNTAXES, TRANSFER_SYNTAXES, VERIFICATION, storage_classes};
+use scanside::receive::sop_classes::{
+    INSTANCE_AVAILABILITY_CLASSES, KEPT_UNREAD_SYNTAXES, PROCEDURE_STEP_CLASSES, SERVICE_TRANSFER_SYNTAXES, STORAGE_COMMITMENT_CLASSES,
+    STORAGE_COMMITMENT_INSTANCE, TRANSFER_SYNTAXES, VERIFICATION, storage_classes,
+};
 
 /// Cells of the rows below the mark `<!-- table: NAME -->`, without back-quotes.
 fn table(name: &str) -> Vec<Vec<String>> {
@@ -41,6 +46,19 @@ fn storage_classes_of_the_document_are_those_of_the_code() {
 }
 
 #[test]
+fn services_of_the_document_are_those_of_the_code() {
+    assert_eq!(column("mpps", 1), PROCEDURE_STEP_CLASSES);
+    assert_eq!(column("ian", 1), INSTANCE_AVAILABILITY_CLASSES);
+    assert_eq!(column("storage-commitment", 1), STORAGE_COMMITMENT_CLASSES);
+    assert_eq!(column("storage-commitment", 2), [STORAGE_COMMITMENT_INSTANCE]);
+    assert_eq!(column("service-transfer-syntaxes", 2), SERVICE_TRANSFER_SYNTAXES);
+    assert_eq!(column("query-retrieve", 1), [STUDY_ROOT_FIND, STUDY_ROOT_MOVE]);
+    let config = Config::default();
+    assert!(!config.dicom.storage_commitment && config.pacs.is_none(), "options that the document calls off by default");
+    assert_eq!(config.spool.commitment_hold_days, 30);
+}
+
+#[test]
 fn transfer_syntaxes_stand_in_the_order_in_which_they_are_chosen() {
     assert_eq!(column("transfer-syntaxes", 2), TRANSFER_SYNTAXES);
     assert_eq!(column("kept-transfer-syntaxes", 2), KEPT_UNREAD_SYNTAXES);
@@ -65,6 +83,7 @@ fn rejections_carry_the_documented_codes() {
         RejectedBecause::CalledAeTitle(None),
         RejectedBecause::CallingAeTitle(None),
         RejectedBecause::PeerAddress,
+        RejectedBecause::PeerUnknown(AeTitle::try_new("MR1").unwrap()),
         RejectedBecause::Contexts,
         RejectedBecause::LocalLimit,
     ];

@@ -19,5 +19,5 @@ pub use association::AssociationOptions;
 pub use event_report::{CommitmentHealth, EventReportOptions, EventReporter};
 pub use events::DeliverEvent;
 pub use outbox::{BACKOFF_MS_MAX, Channel, DeliverWaker, Deliverer, DeliveryFuture, DeliveryHealth, backoff_ms};
-pub use query_messages::{Availability, PacsSeries};
+pub use query_messages::{Availability, PacsSeries, STUDY_ROOT_FIND, STUDY_ROOT_MOVE};
 pub use webhook::{DeliveryError, Secret, Webhook, WebhookError, install_crypto_provider};

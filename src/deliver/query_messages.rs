@@ -10,9 +10,9 @@ use super::dimse_scu::{DATA_SET, NO_DATA_SET, Request, element, uid, with_group_
 use crate::domain::{AeTitle, Uid};
 
 /// Study Root Query/Retrieve Information Model - FIND.
-pub(super) const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
+pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
 /// Study Root Query/Retrieve Information Model - MOVE.
-pub(super) const STUDY_ROOT_MOVE: &str = "1.2.840.10008.5.1.4.1.2.2.2";
+pub const STUDY_ROOT_MOVE: &str = "1.2.840.10008.5.1.4.1.2.2.2";
 /// Longest identifier of a C-FIND response; ours has about 300 bytes.
 pub(super) const IDENTIFIER_BYTES_MAX: usize = 65_536;
 /// Longest description that is kept, bytes (LO, PS3.5 table 6.2-1: 64 characters of at most 4 bytes).
