@@ -307,7 +307,8 @@ fn tls_and_peers_are_read_and_written_back() {
     assert_eq!((mr.certificate_sha256.map(|p| p.to_string()), ct.certificate_sha256, ct.call), (Some(pin), None, None));
     assert_eq!(Config::parse(&config.to_toml()).expect("as written"), config);
     let addresses: Vec<String> = config.addresses().into_iter().map(|(address, _)| address).collect();
-    assert_eq!(addresses, ["listens on 127.0.0.1:2762", "listens on 127.0.0.1:8080"], "the plain listener is off");
+    let expected = ["listens on 127.0.0.1:2762", "listens on 127.0.0.1:8080", "calls 10.1.2.3:104"];
+    assert_eq!(addresses, expected, "the plain listener is off");
 }
 
 #[test]

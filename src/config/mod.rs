@@ -471,6 +471,10 @@ impl Config {
             );
             add("dicom.calling_ae_titles", text);
         }
+        if !self.dicom.peer.is_empty() && !self.dicom.peer.iter().any(|peer| peer.ae_title == pacs.ae_title) {
+            let text = format!("Images that the PACS sends as {} are refused: add a [[dicom.peer]] for it.", pacs.ae_title);
+            add("dicom.peer", text);
+        }
     }
 
     /// Every address that the box listens on or calls, with its purpose (DESIGN.md rule 10).
