@@ -91,7 +91,8 @@ impl<'f, F: Read + Seek> FileSource<'f, F> {
     pub(super) fn peek(&mut self, bytes: &mut [u8]) -> Result<usize, ScanError> {
         let n = usize::try_from(self.length - self.position).unwrap_or(usize::MAX).min(bytes.len());
         self.reader.read_exact(&mut bytes[..n])?;
-        self.reader.seek(SeekFrom::Start(self.position))?;
+        // Within the buffer this moves a cursor; an absolute seek would throw the buffer away for each element of the File Meta group.
+        self.reader.seek_relative(-i64::try_from(n).map_err(|_| ScanError::Truncated { at: self.position })?)?;
         Ok(n)
     }
 

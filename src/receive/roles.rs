@@ -34,7 +34,7 @@ impl Roles {
         accepted
             .into_iter()
             .filter(|class| self.0.contains_key(*class))
-            .map(|class| UserVariableItem::ScuScpRoleSelectionSubItem(class.to_owned(), ours.clone()))
+            .map(|class| UserVariableItem::ScuScpRoleSelectionSubItem(class.to_owned(), ours))
             .collect()
     }
 }

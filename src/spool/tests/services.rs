@@ -42,7 +42,7 @@ fn a_step_survives_reopening_and_is_final_once_completed() {
     assert_eq!(spool.create_step(&step("9.1", "2", &[])), Ok(StepCreated::Duplicate));
     drop(spool);
     let spool = open(dir.path(), options(1 << 30)).expect("opens");
-    assert_eq!(spool.pending_steps().expect("read"), [first.clone()]);
+    assert_eq!(spool.pending_steps().expect("read"), std::slice::from_ref(&first));
     let silent = StepChange { sop_instance_uid: uid("9.1"), status: None, series: None };
     assert_eq!(spool.change_step(&silent), Ok(StepChanged::Kept(first.clone())), "nothing said, nothing changed");
     let series: ReferencedSeries = BTreeMap::from([(uid("1.7"), BTreeSet::from([uid("1.7.1")]))]);
