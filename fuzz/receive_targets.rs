@@ -30,7 +30,7 @@ struct Heard {
 
 /// The association's loop (`association.rs`, `serve` and `on_data`) without its socket and its store.
 fn hear(stream: &[u8], mut chunk: impl FnMut() -> usize) -> Heard {
-    let mut buffer = PduBuffer::new(PDU_LENGTH_MAX);
+    let mut buffer = PduBuffer::new(PDU_LENGTH_MAX, 0);
     let mut dimse = Dimse::new([1, 3, 255]);
     let mut heard = Heard { events: Vec::new(), n_data_bytes: 0, ended: None };
     let mut fed = 0;
@@ -113,7 +113,7 @@ fn check_answer(context_id: u8, request: &Command, status: DimseStatus) {
 
 /// The command set in these P-DATA-TF PDUs, read with our own buffer.
 fn joined(context_id: u8, pdus: &[u8]) -> Vec<u8> {
-    let mut buffer = PduBuffer::new(16_384);
+    let mut buffer = PduBuffer::new(16_384, 0);
     let (mut fed, mut set) = (0, Vec::new());
     while fed < pdus.len() {
         buffer.compact();
@@ -143,7 +143,7 @@ pub fn command(data: &[u8]) {
 
 /// The first PDU of a connection: an A-ASSOCIATE-RQ, or whatever a peer sends in its place.
 pub fn negotiate(data: &[u8]) {
-    let mut buffer = PduBuffer::new(PDU_LENGTH_MAX * 4);
+    let mut buffer = PduBuffer::new(PDU_LENGTH_MAX * 4, 0);
     let n = data.len().min(buffer.free().len());
     buffer.free()[..n].copy_from_slice(&data[..n]);
     buffer.filled(n);

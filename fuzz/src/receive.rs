@@ -20,6 +20,8 @@ pub mod negotiate;
 mod options;
 #[path = "../../src/receive/pdu_buffer.rs"]
 mod pdu_buffer;
+#[path = "../../src/receive/roles.rs"]
+mod roles;
 #[path = "../../src/receive/sop_classes.rs"]
 pub mod sop_classes;
 #[path = "../../src/receive/values.rs"]

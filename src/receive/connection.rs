@@ -108,7 +108,7 @@ impl Connection {
             shared: place.shared,
             id: place.id,
             peer: place.peer,
-            buffer: PduBuffer::new(REQUEST_LENGTH_MAX),
+            buffer: PduBuffer::for_request(REQUEST_LENGTH_MAX),
             progress: Progress::new(place.since),
             certificate,
             stream,

@@ -1,7 +1,7 @@
 //! The receive buffer of one connection: bytes as they come in -> whole PDUs and their fragments out, as ranges, without copying.
 //!
-//! It is as long as the longest PDU that we take, or a whole image where that is longer; a PDU that declares more is refused from its six header bytes alone, so that a declared
-//! 4 GB never costs memory. Source: PS3.8 section 9.3 (PDU structure), 9.3.5.1 (presentation data values), annex E.2 (control header).
+//! It is as long as the longest PDU that we take, or a whole image where that is longer; before the request it grows with what has come. A PDU
+//! that declares more is refused from its six header bytes alone, so that a declared 4 GB never costs memory. Source: PS3.8 section 9.3 (PDU structure), 9.3.5.1 (presentation data values), annex E.2 (control header).
 
 use std::ops::Range;
 
@@ -11,8 +11,16 @@ use super::dimse::Fragment;
 /// batch costs several switches between threads. Only what was ever filled takes memory.
 const ASSOCIATION_BYTES_MIN: usize = 576 * 1024;
 
+/// What a connection has before its request: most fit, the others grow.
+const REQUEST_BYTES_FIRST: usize = 4096;
+
 /// PDU header: type, reserved, length (PS3.8 section 9.3.1).
 pub(super) const HEADER: usize = 6;
+
+/// The slack lets two PDUs of half that length lie side by side with their headers (dcmtk sends 128 KiB at most).
+fn capacity_for(length_max: u32) -> usize {
+    HEADER + usize::try_from(length_max).unwrap_or(0) + 1024
+}
 
 /// A whole PDU in the buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,15 +58,14 @@ pub(super) struct PduBuffer {
 }
 
 impl PduBuffer {
-    /// A buffer for PDUs of up to `length_max` bytes after their header.
-    pub(super) fn new(length_max: u32) -> Self {
-        Self::with_capacity(length_max, 0)
+    /// A buffer for PDUs of up to `length_max` bytes after their header, of `n_bytes_min` bytes at the least.
+    pub(super) fn new(length_max: u32, n_bytes_min: usize) -> Self {
+        Self { bytes: vec![0; capacity_for(length_max).max(n_bytes_min)], start: 0, end: 0, length_max }
     }
 
-    fn with_capacity(length_max: u32, n_bytes_min: usize) -> Self {
-        // The slack lets two PDUs of half that length lie side by side with their headers (dcmtk sends 128 KiB at most).
-        let capacity = HEADER + usize::try_from(length_max).unwrap_or(0) + 1024;
-        Self { bytes: vec![0; capacity.max(n_bytes_min)], start: 0, end: 0, length_max }
+    /// A buffer for the first PDU of a connection, which grows with what has come: hundreds of silent peers cost next to nothing.
+    pub(super) fn for_request(length_max: u32) -> Self {
+        Self { bytes: vec![0; REQUEST_BYTES_FIRST], start: 0, end: 0, length_max }
     }
 
     /// A buffer for nothing: stands in while the real one is at work elsewhere.
@@ -68,7 +75,7 @@ impl PduBuffer {
 
     /// The same bytes in the buffer of an open association, for another length.
     pub(super) fn resized(self, length_max: u32) -> Self {
-        let mut other = Self::with_capacity(length_max, ASSOCIATION_BYTES_MIN);
+        let mut other = Self::new(length_max, ASSOCIATION_BYTES_MIN);
         let waiting = &self.bytes[self.start..self.end];
         if waiting.len() > other.bytes.len() {
             other.bytes.resize(waiting.len(), 0);
@@ -117,11 +124,15 @@ impl PduBuffer {
         self.start + needed <= self.bytes.len() && self.end < self.bytes.len()
     }
 
-    /// Moves what waits to the front. Ranges given out before are void.
+    /// Moves what waits to the front; a request's buffer that is full doubles, up to the longest PDU. Ranges given out before are void.
     pub(super) fn compact(&mut self) {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
+        if self.end == self.bytes.len() {
+            let longest = capacity_for(self.length_max).max(self.bytes.len());
+            self.bytes.resize((self.bytes.len() * 2).min(longest), 0);
+        }
     }
 
     /// Where to read into.
@@ -164,21 +175,21 @@ mod tests {
 
     #[test]
     fn four_gigabytes_are_refused_from_the_header_alone() {
-        let mut buffer = PduBuffer::new(1024);
+        let mut buffer = PduBuffer::new(1024, 0);
         feed(&mut buffer, &[4, 0, 0xFF, 0xFF, 0xFF, 0xFF]);
         assert_eq!(buffer.next_pdu(), Err(PduError::TooLong { length: u32::MAX, length_max: 1024 }));
     }
 
     #[test]
     fn junk_is_refused_from_its_first_byte() {
-        let mut buffer = PduBuffer::new(1024);
+        let mut buffer = PduBuffer::new(1024, 0);
         feed(&mut buffer, b"G");
         assert_eq!(buffer.next_pdu(), Err(PduError::UnknownType(b'G')));
     }
 
     #[test]
     fn fragment_that_passes_its_pdu_is_refused() {
-        let mut buffer = PduBuffer::new(1024);
+        let mut buffer = PduBuffer::new(1024, 0);
         feed(&mut buffer, &[4, 0, 0, 0, 0, 8, 0, 0, 0, 4, 1, 3, 9, 9]);
         let pdu = buffer.next_pdu().unwrap().unwrap();
         let (fragment, range) = buffer.fragment_at(6, pdu.all.end).unwrap();
@@ -186,6 +197,27 @@ mod tests {
         assert_eq!(buffer.bytes(range), [9, 9]);
         assert_eq!(buffer.fragment_at(6, 13), Err(PduError::BadFragment));
         assert_eq!(buffer.fragment_at(10, 14), Err(PduError::BadFragment));
+    }
+
+    #[test]
+    fn request_buffer_grows_with_its_bytes_and_never_beyond_the_longest_pdu() {
+        let mut buffer = PduBuffer::for_request(20_000);
+        let mut pdu = vec![0x01, 0];
+        pdu.extend_from_slice(&20_000_u32.to_be_bytes());
+        pdu.resize(HEADER + 20_000, 7);
+        let mut fed = 0;
+        while fed < pdu.len() {
+            assert_eq!(buffer.next_pdu(), Ok(None));
+            buffer.compact();
+            assert!(buffer.bytes.len() <= (2 * fed).max(REQUEST_BYTES_FIRST), "{} bytes for {fed}", buffer.bytes.len());
+            let n = buffer.free().len().min(pdu.len() - fed);
+            assert!(n > 0);
+            buffer.free()[..n].copy_from_slice(&pdu[fed..fed + n]);
+            buffer.filled(n);
+            fed += n;
+        }
+        assert!(matches!(buffer.next_pdu(), Ok(Some(WholePdu { kind: 1, .. }))));
+        assert!(buffer.bytes.len() <= capacity_for(20_000));
     }
 
     proptest! {
@@ -198,7 +230,7 @@ mod tests {
                 .iter()
                 .flat_map(|&n| [&[4, 0, 0, 0, 0, u8::try_from(n).unwrap()][..], &vec![7; n]].concat())
                 .collect();
-            let mut buffer = PduBuffer::new(100);
+            let mut buffer = PduBuffer::new(100, 0);
             let (mut fed, mut found, mut cut) = (0, Vec::new(), cuts.iter().cycle());
             while fed < stream.len() {
                 if !buffer.has_room() {
@@ -218,7 +250,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0..220_usize, end in 0..220_usize) {
-            let mut buffer = PduBuffer::new(1024);
+            let mut buffer = PduBuffer::new(1024, 0);
             feed(&mut buffer, &bytes);
             while let Ok(Some(_)) = buffer.next_pdu() {}
             let _ = buffer.has_room();
