@@ -182,7 +182,8 @@ impl EventReporter {
                 blocking(&self.store, move |store| store.commitment_given_up(id, now)).await
             }
             Err(error) => {
-                let retry_ms = backoff_ms(attempts);
+                // The first of them was on the association that asked.
+                let retry_ms = backoff_ms(attempts.saturating_sub(1));
                 let next = WallTime(now.0.saturating_add(i64::try_from(retry_ms).unwrap_or(i64::MAX)));
                 self.journal.record(&DeliverEvent::CommitmentFailed { id, requester, error: error.clone(), retry_ms });
                 blocking(&self.store, move |store| store.commitment_failed(id, &error, next)).await
@@ -211,10 +212,10 @@ impl EventReporter {
     }
 }
 
-/// Wait after `attempts` failures, ms: doubled from one minute up to an hour.
-fn backoff_ms(attempts: u32) -> u64 {
+/// Wait after `n_failures` on associations of our own, ms: doubled from one minute up to an hour.
+fn backoff_ms(n_failures: u32) -> u64 {
     let [first, longest] = BACKOFF_MS;
-    (first << attempts.saturating_sub(1).min(20)).min(longest)
+    (first << n_failures.saturating_sub(1).min(20)).min(longest)
 }
 
 /// Tells one commitment to its requester.
@@ -269,8 +270,8 @@ mod tests {
 
     #[test]
     fn waits_grow_from_a_minute_to_an_hour() {
-        let waits: Vec<u64> = (1..9).map(|attempts| backoff_ms(attempts) / 60_000).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let waits: Vec<u64> = (0..9).map(|n_failures| backoff_ms(n_failures) / 60_000).collect();
+        assert_eq!(waits, [1, 1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff_ms(u32::MAX), 3_600_000);
     }
 }
