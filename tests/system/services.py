@@ -156,7 +156,7 @@ class Requester:
 
 
 def peer_table(requester, title="MR1"):
-    return f'storage_commitment = true\n[[dicom.peer]]\nae_title = "{title}"\ncall = "127.0.0.1:{requester.port}"\n'
+    return f'storage_commitment = true\n[[dicom.peer]]\nae_title = "{title}"\naddresses = ["127.0.0.1"]\ncall = "127.0.0.1:{requester.port}"\n'
 
 
 def names(information, keyword):
