@@ -151,12 +151,14 @@ class Kills:
         end = time.time() + 120
         while time.time() < end:
             listed = {study["study_instance_uid"]: study for study in box.studies()}
-            open_ = [uid for uid in studies if uid not in listed or listed[uid]["state"] != "concluded"]
+            # The list ends at a thousand studies; the others are asked for one by one.
+            listed |= {uid: box.get(f"/api/v1/studies/{uid}") for uid in studies - listed.keys()}
+            open_ = [uid for uid in studies if listed[uid]["state"] != "concluded"]
             waiting = [uid for uid in listed if listed[uid]["n_notices_waiting"]]
             if not open_ and not waiting:
                 break
             time.sleep(0.5)
-        assert not open_, f"{len(open_)} of {len(studies)} studies were not taken up again, such as {listed.get(open_[0])}"
+        assert not open_, f"{len(open_)} of {len(studies)} studies were not taken up again, such as {listed[open_[0]]}"
         assert not waiting, f"{len(waiting)} alerts still wait"
         keys = {}
         for good, key, body in hook.received:
