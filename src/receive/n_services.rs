@@ -147,7 +147,7 @@ impl Association {
         let answer = refused.unwrap_or_else(Answer::success);
         let shared = Arc::clone(&self.connection.shared);
         if let Some(error) = &storage {
-            shared.journal.record(&ReceiveEvent::StorageFailed { id: self.connection.id, error: error.to_string() });
+            shared.note(self.connection.peer, &ReceiveEvent::StorageFailed { id: self.connection.id, error: error.to_string() });
         }
         let answered = self.answer_request(context_id, command, operation.name(), &answer).await;
         if let Some(notice) = notice {
@@ -158,7 +158,7 @@ impl Association {
         }
         let Some((id, commitment)) = commitment else { return answered };
         let (n_instances, n_failed) = (commitment.items.len(), commitment.n_failed());
-        shared.journal.record(&ReceiveEvent::CommitmentKept { id: self.connection.id, n_instances, n_failed });
+        shared.note(self.connection.peer, &ReceiveEvent::CommitmentKept { id: self.connection.id, n_instances, n_failed });
         if answered.is_err() {
             self.pass_on(store, id, "the association broke", 0).await;
             return answered;
@@ -199,7 +199,7 @@ impl Association {
         if command.status == Some(0) {
             let at = store.now();
             if keep(move || store.commitment_delivered(id, at)).await {
-                self.connection.shared.journal.record(&ReceiveEvent::CommitmentTold { id: self.connection.id });
+                self.connection.shared.note(self.connection.peer, &ReceiveEvent::CommitmentTold { id: self.connection.id });
             }
         } else {
             let because = format!("the requester answered 0x{:04X}", command.status.unwrap_or(0));
@@ -226,7 +226,7 @@ impl Association {
 
     async fn pass_on(&mut self, store: &Arc<dyn ServiceStore>, id: u64, because: &str, wait_ms: i64) {
         let event = ReceiveEvent::CommitmentPassedOn { id: self.connection.id, because: because.to_owned() };
-        self.connection.shared.journal.record(&event);
+        self.connection.shared.note(self.connection.peer, &event);
         let (store, because) = (Arc::clone(store), because.to_owned());
         let at = WallTime(store.now().0.saturating_add(wait_ms));
         // Not kept, it is due in a few minutes all the same.
@@ -242,7 +242,7 @@ impl Association {
     ) -> Result<(), Ending> {
         if answer.status != DimseStatus::Success {
             let (id, status, because) = (self.connection.id, answer.status, answer.comment.clone());
-            self.connection.shared.journal.record(&ReceiveEvent::RequestRefused { id, operation, status, because });
+            self.connection.shared.note(self.connection.peer, &ReceiveEvent::RequestRefused { id, operation, status, because });
         }
         let response = response_with(command, answer.status, &answer.particulars());
         self.send_response(context_id, &response).await

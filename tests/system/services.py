@@ -100,6 +100,44 @@ def test_procedure_step_survives_kill_9_between_create_and_set():
         assert b"DOE^JANE" not in index and b"4711" not in index, "no patient data is kept"
 
 
+def closings(box, study):
+    """Why the study was closed, latest first; provisional looks aside."""
+    verdicts = box.get(f"/api/v1/studies/{study}")["verdicts"]
+    return [v["verdict"]["closed_because"] for v in verdicts if not v["provisional"]]
+
+
+def wait_for_closing(box, study, timeout_s):
+    end = time.time() + timeout_s
+    while time.time() < end:
+        if any(s["study_instance_uid"] == study for s in box.studies()) and (found := closings(box, study)):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"no final verdict within {timeout_s} s: {box.studies()}")
+
+
+def test_completed_step_closes_its_study_and_one_in_progress_keeps_it_open():
+    mpps, name = ModalityPerformedProcedureStep, generate_uid()
+    with tempfile.TemporaryDirectory() as folder, Appliance(extra="[assemble]\nsettle_s = 2\nquiet_s = 4\nprovisional = false") as box:
+        # The T1 alone: what the model needs, and not all that it can use, so without a word of the scanner the settle time would close it.
+        t1 = [f for f in synthetic_studies(folder) if pydicom.dcmread(f, stop_before_pixels=True).get("ContrastBolusAgent")]
+        first = pydicom.dcmread(t1[0], stop_before_pixels=True)
+        t1 = [f for f in t1 if pydicom.dcmread(f, stop_before_pixels=True).StudyInstanceUID == first.StudyInstanceUID]
+        study = first.StudyInstanceUID
+        scanner = associate(box, mpps)
+        assert scanner.send_n_create(step("IN PROGRESS", study), mpps, name)[0].Status == 0
+        sets = send(box, t1)
+        time.sleep(6)
+        assert not closings(box, study), "quiet_s and settle_s have passed, but the scanner is still at it"
+        images = [(s.SOPClassUID, s.SOPInstanceUID) for s in sets]
+        began = time.time()
+        done = step("COMPLETED", study, [(first.SeriesInstanceUID, images)])
+        assert scanner.send_n_set(done, mpps, name)[0].Status == 0
+        assert wait_for_closing(box, study, 20) == ["procedure-step-completed"]
+        took = time.time() - began
+        scanner.release()
+    return f"final verdict {took:.1f} s after COMPLETED"
+
+
 def test_availability_notification_is_taken_and_may_come_again():
     with Appliance() as box:
         note = Dataset()
