@@ -31,6 +31,7 @@ pub mod speed;
 pub mod stage_bench;
 mod status;
 mod untagged;
+mod verdicts;
 mod vitals;
 
 pub use appliance::Service;

@@ -29,6 +29,27 @@ const HEADER: usize = 6;
 /// A PDU length of 0 means no limit (PS3.8 section D.1); then this is ours.
 const UNLIMITED: u32 = 1024 * 1024;
 
+/// Why there is no TLS, with the remedy where one is likely.
+fn no_tls(error: &std::io::Error) -> String {
+    use rustls::{CertificateError as Certificate, Error};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let remedy = match inner {
+        Some(Error::InvalidCertificate(Certificate::UnknownIssuer)) => {
+            "give --tls-ca the authority that signed the peer's certificate"
+        }
+        Some(Error::InvalidCertificate(Certificate::NotValidForName | Certificate::NotValidForNameContext { .. })) => {
+            "its certificate is for another name: send to a name that it holds, or renew it with this one"
+        }
+        Some(Error::InvalidCertificate(Certificate::Other(_))) => {
+            "a certificate that is its own authority is not taken: make one for the peer with basicConstraints=CA:FALSE"
+        }
+        Some(Error::InvalidMessage(_)) => "is TLS spoken on that port?",
+        Some(Error::AlertReceived(_)) => "the peer refused us: it may ask for --tls-cert and --tls-key that it trusts",
+        _ => return format!("no TLS: {error}"),
+    };
+    format!("no TLS: {error}: {remedy}")
+}
+
 /// Whom we trust and who we are.
 #[derive(Clone, Debug)]
 pub struct TlsClient(Arc<ClientConfig>);
@@ -101,7 +122,7 @@ impl SecureAssociation {
         let connecting = async {
             let stream = TcpStream::connect(to).await.map_err(|error| format!("no connection: {error}"))?;
             stream.set_nodelay(true).map_err(|error| format!("no connection: {error}"))?;
-            TlsConnector::from(Arc::clone(&tls.0)).connect(name, stream).await.map_err(|error| format!("no TLS: {error}"))
+            TlsConnector::from(Arc::clone(&tls.0)).connect(name, stream).await.map_err(|error| no_tls(&error))
         };
         let stream = timeout(peer.options.connect_timeout, connecting).await;
         let stream = stream.map_err(|_| NotOpened::Failed("no connection in time".to_owned()))?.map_err(NotOpened::Failed)?;

@@ -8,20 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::block_in_place;
 
 use super::backlog::Backlog;
 use super::fetch::{FetchDesk, FetchReport, Held};
-use super::pipeline::made_final;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceEvent, monotonic_now, past, settings, wall_now};
+use super::{ServiceEvent, monotonic_now, past, wall_now};
 use crate::assemble::{AssembleAction, AssembleEvent, Assembler};
 use crate::board::{BoardNotice, LampHandle};
 use crate::config::WebhookConfig;
-use crate::deliver::{CommitmentHealth, DeliverWaker, DeliveryHealth, verdict_json};
+use crate::deliver::{CommitmentHealth, DeliverWaker, DeliveryHealth};
 use crate::domain::{
     AvailableInstances, DeviceCondition, Lamp, Monotonic, ProcedureStep, StoredInstance, Study, Uid, Verdict, VerdictKind,
 };
@@ -29,8 +27,7 @@ use crate::infer::NpuWatch;
 use crate::journal::Journal;
 use crate::receive::{ReceiveNotice, TlsKeeper};
 use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
-use crate::spool::{Notice, Spool, SpoolError, Store, VerdictRecord};
-use crate::triage::{VerdictSummary, alerts, is_news, supersede};
+use crate::spool::{Spool, Store};
 use crate::web::WebCommand;
 
 /// How often time is told to the state machines.
@@ -254,66 +251,6 @@ impl Conductor {
         self.overloaded.store(self.backlog.is_full(), Ordering::Relaxed);
     }
 
-    /// The verdict on a closed study of which the snapshot that was read last had every instance already: the network would say the same
-    /// (DESIGN.md rule 4).
-    fn read_before(&mut self, study: &Study) -> Option<Verdict> {
-        let (_, verdict) =
-            self.read_ahead.take_if(|(snapshot, _)| !study.is_provisional() && study.holds_the_same_as(snapshot))?;
-        Some(made_final(verdict, study, wall_now()))
-    }
-
-    /// A verdict is first made durable together with its notices, then shown.
-    fn on_assessed(&mut self, study: Study, verdict: Verdict) {
-        self.in_work = None;
-        self.vitals.pipeline_busy(false);
-        let ahead = study.is_provisional().then(|| (study.clone(), verdict.clone()));
-        match block_in_place(|| self.record(&study, verdict)) {
-            Ok(verdict) => {
-                self.set_condition(DeviceCondition::StorageFailing, false);
-                self.waker.wake();
-                self.teller.studies_changed();
-                self.read_ahead = ahead.or(self.read_ahead.take());
-                let signal = alerts(&verdict).then(|| study_signal(&verdict));
-                let _ = self.events.send(ServiceEvent::VerdictReached(Box::new(verdict)));
-                if let Some(signal) = signal {
-                    self.on_signal(SignalEvent::VerdictReached(signal));
-                }
-            }
-            Err(error) => {
-                // Not durable, so not shown: the study is tried again, and the lamp says fault meanwhile.
-                self.set_condition(DeviceCondition::StorageFailing, true);
-                self.journal.record(&super::events::ServiceReport::VerdictNotRecorded { error: error.to_string() });
-                self.backlog.push(study);
-            }
-        }
-    }
-
-    fn record(&self, study: &Study, mut verdict: Verdict) -> Result<Verdict, SpoolError> {
-        let detail = self.spool.study(study.study_instance_uid())?;
-        let previous = detail.as_ref().and_then(|detail| detail.verdicts.first()).map(|previous| VerdictSummary {
-            number: previous.number,
-            kind: previous.kind,
-            urgency: previous.urgency,
-            score: previous.score,
-            provisional: previous.provisional,
-        });
-        if let Some(previous) = &previous {
-            verdict = supersede(previous, verdict);
-        }
-        verdict.timing.last_instance_to_alert = Some(monotonic_now().since_ms(study.last_instance_at()));
-        let json = verdict_json::to_json(&verdict);
-        let record = VerdictRecord::of(&verdict, json, study.n_instances());
-        let notices: Vec<Notice> = self
-            .webhooks
-            .iter()
-            .enumerate()
-            .filter(|(_, hook)| hook.on.contains(&verdict.kind) && is_news(previous.as_ref(), &verdict))
-            .map(|(number, hook)| notice(number, hook, &verdict))
-            .collect();
-        self.spool.record_verdict(&record, &notices)?;
-        Ok(verdict)
-    }
-
     fn on_board(&mut self, notice: BoardNotice) {
         match notice {
             BoardNotice::ButtonPressed => {
@@ -344,7 +281,7 @@ impl Conductor {
         }
     }
 
-    fn on_signal(&mut self, event: SignalEvent) {
+    pub(super) fn on_signal(&mut self, event: SignalEvent) {
         let by_button = matches!(event, SignalEvent::AllAcknowledged { .. });
         for action in self.signaller.on(event) {
             match action {
@@ -437,17 +374,4 @@ impl Conductor {
             self.on_signal(if working { SignalEvent::WorkStarted } else { SignalEvent::WorkEnded });
         }
     }
-}
-
-/// The message to one receiver. Its key is the digest of what it says, so a repetition carries the same key and the next verdict another.
-fn notice(number: usize, hook: &WebhookConfig, verdict: &Verdict) -> Notice {
-    let channel = settings::channel_name(number);
-    let body = verdict_json::to_alert_json(verdict, hook.include_accession_number);
-    let digest = Sha256::digest([channel.as_bytes(), b"|", body.as_bytes()].concat());
-    let idempotency_key = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    Notice { channel, idempotency_key, body }
-}
-
-fn study_signal(verdict: &Verdict) -> StudySignal {
-    StudySignal { study_instance_uid: verdict.study_instance_uid.clone(), kind: verdict.kind, urgency: verdict.urgency }
 }

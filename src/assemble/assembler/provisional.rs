@@ -23,7 +23,8 @@ use super::{AssembleOptions, LOOK_AGAIN_MS};
 /// Snapshots of one study; after these the final verdict is waited for.
 pub const SNAPSHOTS_MAX: usize = 4;
 
-/// How long a series must have been quiet when another one follows it on its association, ms.
+/// How long a series must have been quiet when another one follows it on its association, ms. GUESS: senders that mix two series alternate
+/// within milliseconds; to be measured on scanners.
 const FOLLOWED_MS: u64 = 1000;
 
 /// For each open association: the running number of the instance with which a series last began on it.

@@ -26,7 +26,7 @@ pub(in crate::service) const HELD_MAX: usize = 16;
 const JOBS_MAX: usize = 16;
 /// Studies of which it is remembered what was asked; the oldest is forgotten.
 const ASKED_MAX: usize = 256;
-/// New questions within an hour: a department makes some 20 brain studies a day.
+/// New questions within an hour. GUESS: more than a department's brain studies of a day; it only stops a loop that nobody thought of.
 const PER_HOUR_MAX: usize = 60;
 const HOUR_MS: u64 = 3_600_000;
 /// After images were sent the study waits this long for the first of them: they are stored before the PACS says so.
