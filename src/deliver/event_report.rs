@@ -20,10 +20,11 @@ use tokio::time::timeout;
 use super::association::{Association, AssociationOptions, DataSet};
 use super::dimse_scu::{self, EXPLICIT_LE, IMPLICIT_LE, Request, Response};
 use super::events::DeliverEvent;
+use super::outbox::blocking;
 use super::transport::{Broken, Offer, Peer};
 use crate::domain::{AeTitle, Commitment, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, WallTime};
 use crate::journal::Journal;
-use crate::spool::{ServiceStore, SpoolError, WaitingCommitment};
+use crate::spool::{ServiceStore, WaitingCommitment};
 
 /// First and longest wait between two tries, ms.
 const BACKOFF_MS: [u64; 2] = [60_000, 3_600_000];
@@ -97,18 +98,6 @@ pub struct EventReporter {
     journal: Journal,
     clock: fn() -> WallTime,
     health: watch::Sender<CommitmentHealth>,
-}
-
-/// Runs a call of the store, which waits for the disk, on a blocking thread.
-async fn blocking<T: Send + 'static>(
-    store: &Arc<dyn ServiceStore>,
-    call: impl FnOnce(&dyn ServiceStore) -> Result<T, SpoolError> + Send + 'static,
-) -> Result<T, String> {
-    let store = Arc::clone(store);
-    match tokio::task::spawn_blocking(move || call(store.as_ref())).await {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(error) => Err(format!("the store's thread ended: {error}")),
-    }
 }
 
 impl EventReporter {

@@ -159,9 +159,9 @@ async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
 }
 
 /// Runs a call of the store, which waits for the disk, on a blocking thread.
-async fn blocking<T: Send + 'static>(
-    store: &Arc<dyn Store>,
-    call: impl FnOnce(&dyn Store) -> Result<T, SpoolError> + Send + 'static,
+pub(super) async fn blocking<S: Send + Sync + ?Sized + 'static, T: Send + 'static>(
+    store: &Arc<S>,
+    call: impl FnOnce(&S) -> Result<T, SpoolError> + Send + 'static,
 ) -> Result<T, String> {
     let store = Arc::clone(store);
     match tokio::task::spawn_blocking(move || call(store.as_ref())).await {
