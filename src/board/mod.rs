@@ -85,6 +85,15 @@ pub trait Board: Send {
     /// # Errors
     /// [`BoardError::Read`].
     fn button_pressed(&mut self) -> Result<bool, BoardError>;
+
+    /// Leaves the lamps to themselves: what shows from now on, with nobody drawing, is a fault drawn by the kernel where the driver can
+    /// ask for that, else dark (which means the same: DESIGN.md section 4). Never green.
+    ///
+    /// # Errors
+    /// [`BoardError::Write`] names the light; the others may have been switched.
+    fn leave(&mut self) -> Result<(), BoardError> {
+        self.set_lamps(Lights::DARK)
+    }
 }
 
 /// Opens the driver that the profile names, all lights off.
