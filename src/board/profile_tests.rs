@@ -131,7 +131,7 @@ fn each_fault_names_the_key_and_the_valid_values() {
     assert!(fault(&GOOD.replace("driver =", "chips = \"a\"\ndriver =")).contains("unknown field `chips`"));
     assert!(fault(&GOOD.replace("[lamps.red]\npin = 17", "")).contains("red"));
     assert!(fault(&GOOD.replace("active_low = true", "polarity = 1")).contains("unknown field `polarity`"));
-    assert!(fault(&GOOD.replace("\"rppal\"", "\"sim\"")).contains("leave out lamps"));
+    assert!(fault(&GOOD.replace("\"rppal\"", "\"sim\"")).contains("leave out chip, lamps"));
     assert!(fault(&GOOD.replace("\"rppal\"", "\"gpio\"")).contains("led-class"), "the valid choices are listed");
     assert!(fault(&GOOD.replace("80.0", "nan")).contains("temperature_warn_c"));
     assert!(fault(&GOOD.replace("\"mine\"", "\"yours\"")).contains("make them the same"));

@@ -121,21 +121,20 @@ impl BoardProfile {
     }
 
     fn check_no_place_twice(&self) -> Result<(), String> {
-        let button = self.button.iter().filter_map(|button| Some(("button", button.pin?)));
-        no_twice("pin", self.outputs().filter_map(|(key, output)| Some((key, output.pin?))).chain(button))?;
-        no_twice("led", self.outputs().filter_map(|(key, output)| Some((key, output.led.as_deref()?))))?;
-        no_twice("line", self.lines())
-    }
-}
-
-fn no_twice<T: Ord + Copy + std::fmt::Debug>(what: &str, places: impl Iterator<Item = (&'static str, T)>) -> Result<(), String> {
-    let mut seen = BTreeMap::new();
-    for (key, place) in places {
-        if let Some(other) = seen.insert(place, key) {
-            return Err(format!("{other} and {key} both use {what} {place:?}"));
+        let button_pin = self.button.iter().filter_map(|button| Some(("button", button.pin?)));
+        let pins = self.outputs().filter_map(|(key, output)| Some((key, output.pin?))).chain(button_pin);
+        let leds = self.outputs().filter_map(|(key, output)| Some((key, output.led.as_ref()?)));
+        let pins = pins.map(|(key, pin)| (key, format!("pin {pin}")));
+        let leds = leds.map(|(key, led)| (key, format!("led {led:?}")));
+        let lines = self.lines().map(|(key, line)| (key, format!("line {line}")));
+        let mut seen = BTreeMap::new();
+        for (key, place) in pins.chain(leds).chain(lines) {
+            if let Some(other) = seen.insert(place.clone(), key) {
+                return Err(format!("{other} and {key} both use {place}"));
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn check_npu(npu: &Npu) -> Result<(), String> {
