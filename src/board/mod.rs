@@ -5,17 +5,24 @@
 //! | Driver | File | What it drives |
 //! | --- | --- | --- |
 //! | `sim` | [`sim`] | nothing; others read its lights, tests press its button |
-//! | `led-class` | [`leds`] | LEDs of the Linux LED class, plain files under `/sys/class/leds` |
+//! | `led-class` | [`leds`] | LEDs of the Linux LED class, plain files under `/sys/class/leds`; its button is a GPIO line |
+//! | `gpiochip` | [`gpiochip`] | lines of the GPIO character device |
 //! | `rppal` | `rpi` (feature `rppal`) | the header pins of a Raspberry Pi |
 //!
-//! Not here yet: a driver for the GPIO character device (`generic-gpiochip` of DESIGN.md section 3), which a later issue adds in
-//! its own file, and buttons through the kernel's input layer.
+//! What the lamps show when nobody draws any more decides which driver a board has by default:
+//!
+//! | Driver | The process was killed | [`Board::leave`] | The kernel panicked |
+//! | --- | --- | --- | --- |
+//! | `led-class` | keep what they showed | the kernel draws a fault | all blink fast (`panic-indicator` of the device tree) |
+//! | `gpiochip` | up to the chip's driver: dark, or keep what they showed | dark, then up to the chip's driver | keep what they showed |
+//! | `rppal` | keep what they showed | dark | keep what they showed |
 //!
 //! [`lamp_thread`] owns the board and draws [`pattern`]s at 50 Hz on a thread of its own; it is a dead man's switch.
 //! This room uses serde and toml (for the profiles) and tokio's bounded channel (for the notices) besides heapless.
 
 pub mod command;
 pub mod debounce;
+pub mod gpiochip;
 pub mod jitter;
 pub mod lamp_thread;
 pub mod leds;
@@ -104,6 +111,7 @@ pub fn open(profile: &BoardProfile) -> Result<Box<dyn Board>, BoardError> {
     match profile.driver {
         Driver::Sim => Ok(Box::new(SimBoard::new(profile.name.clone()).0)),
         Driver::LedClass => Ok(Box::new(leds::LedClassBoard::open(profile, std::path::Path::new(leds::LEDS_DIR))?)),
+        Driver::Gpiochip => Ok(Box::new(gpiochip::GpiochipBoard::open(profile)?)),
         #[cfg(feature = "rppal")]
         Driver::Rppal => Ok(Box::new(rpi::RpiBoard::open(profile)?)),
         #[cfg(not(feature = "rppal"))]

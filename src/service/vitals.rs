@@ -1,6 +1,7 @@
 //! Vitals: what the conductor knows of the box's health. Probes, progress and what the rooms reported in -> conditions, the watchdog.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{monotonic_now, wall_now};
@@ -9,7 +10,8 @@ use crate::board::profile::BoardLimits;
 use crate::domain::{DeviceCondition, Monotonic};
 use crate::health::progress::CounterWatch;
 use crate::health::{
-    DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled, conditions,
+    DiskProbe, DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled,
+    conditions, disk_probe,
 };
 use crate::journal::Journal;
 use crate::spool::{OutboxStats, Spool, Store, Usage};
@@ -24,6 +26,9 @@ const LAMP_MS_MAX: u64 = 5_000;
 /// Health as the conductor sees it.
 pub(super) struct Vitals {
     probes: ProbeThread,
+    disk: DiskProbe,
+    /// What the disk's own check found wrong at the last look.
+    disk_fault: Option<String>,
     limits: HealthLimits,
     journal: Journal,
     reported: BTreeSet<DeviceCondition>,
@@ -39,8 +44,8 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    /// Starts the probes. `pipeline_ms_max` is the longest that one study may take.
-    pub(super) fn start(board: &BoardLimits, pipeline_ms_max: u64, journal: Journal) -> std::io::Result<Self> {
+    /// Starts the probes. `pipeline_ms_max` is the longest that one study may take, `state` the folder whose disk is checked.
+    pub(super) fn start(board: &BoardLimits, state: &Path, pipeline_ms_max: u64, journal: Journal) -> std::io::Result<Self> {
         let now = monotonic_now();
         let progress = ProgressBoard::default();
         let pipeline = progress.add("pipeline", pipeline_ms_max, now);
@@ -49,6 +54,8 @@ impl Vitals {
         }
         Ok(Self {
             probes: ProbeThread::start(monotonic_now, PROBE_PERIOD)?,
+            disk: DiskProbe::start(state, monotonic_now, disk_probe::PERIOD)?,
+            disk_fault: None,
             limits: HealthLimits::new(board.temperature_warn_c, board.memory_available_bytes_min, board.memory_process_bytes_max),
             journal,
             reported: BTreeSet::new(),
@@ -86,6 +93,7 @@ impl Vitals {
     /// Looks at everything; returns the conditions when they changed. To be called about once a second.
     pub(super) fn look(&mut self, spool: &Spool, lamp: &LampView) -> Option<Vec<DeviceCondition>> {
         let now = monotonic_now();
+        self.read_disk(now);
         self.read_spool(spool, now);
         if let Some(watch) = &mut self.lamp {
             watch.observe(lamp.frames(), now);
@@ -103,6 +111,15 @@ impl Vitals {
         Some(self.conditions.clone())
     }
 
+    /// The disk's own check; told once, when it begins to fail.
+    fn read_disk(&mut self, now: Monotonic) {
+        let fault = self.disk.fault(now);
+        if let Some(cause) = fault.as_ref().filter(|_| self.disk_fault.is_none()) {
+            self.journal.record(&HealthEvent::DiskCheckFailed(cause.clone()));
+        }
+        self.disk_fault = fault;
+    }
+
     fn read_spool(&mut self, spool: &Spool, now: Monotonic) {
         match (spool.usage(), spool.outbox_stats()) {
             (Ok(usage), Ok(outbox)) => {
@@ -115,7 +132,10 @@ impl Vitals {
                     refusing: usage.full,
                 };
                 self.probes.set_disk(disk, now);
-                self.report(DeviceCondition::StorageFailing, usage.failing);
+                if usage.failing && !self.usage.as_ref().is_some_and(|before| before.failing) {
+                    self.disk.look_now();
+                }
+                self.report(DeviceCondition::StorageFailing, usage.failing || self.disk_fault.is_some());
                 // Reported by the receiver when it had to refuse; over when there is room again, whether or not somebody sends.
                 self.report(DeviceCondition::DiskFull, usage.full);
                 (self.usage, self.outbox) = (Some(usage), outbox);
