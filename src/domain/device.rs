@@ -19,7 +19,7 @@ pub enum DeviceCondition {
     CommitmentsUndelivered,
     /// The model failed its self-test; nothing can be assessed.
     ModelUnusable,
-    /// Inference did not finish within its budget.
+    /// A study in work stands still, or inference did not finish within its budget.
     InferenceStuck,
     /// A health probe has stopped answering.
     ProbeSilent,
@@ -78,7 +78,7 @@ impl DeviceCondition {
                 "The answer of a storage commitment could not be told: check call of the requester in [[dicom.peer]], and the network."
             }
             Self::ModelUnusable => "The model failed its self-test: reinstall the model package.",
-            Self::InferenceStuck => "An inference ran past its budget: restart the service.",
+            Self::InferenceStuck => "The study in work stands still or ran past its budget: the service is restarted unless it moves again.",
             Self::ProbeSilent => "A health probe has stopped answering: restart the service.",
             Self::ReceiverDown => "The DICOM listener is down: check the address and port in the configuration.",
             Self::LampFailing => "The lamps cannot be driven: check the board profile.",

@@ -112,7 +112,8 @@ impl Service {
             self;
         let n_runs_max = pipeline.as_ref().map_or(1, Pipeline::n_runs_max);
         let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000 * n_runs_max;
-        let mut vitals = Vitals::start(&profile.limits, pipeline_ms_max, journal.clone())
+        let steps = pipeline.as_ref().map(Pipeline::steps).unwrap_or_default();
+        let mut vitals = Vitals::start(&profile.limits, pipeline_ms_max, steps, journal.clone())
             .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
         vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());
         let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), &addresses);

@@ -106,6 +106,7 @@ impl Conductor {
                     self.vitals.beat(monotonic_now());
                     self.on_assemble(AssembleEvent::Tick);
                     self.on_fetch_tick();
+                    self.watch_work();
                     if n_ticks.is_multiple_of(SLOW_TICKS) {
                         self.on_slow_tick();
                     }
@@ -349,6 +350,17 @@ impl Conductor {
         self.set_condition(DeviceCondition::NpuLost, npu.lost.is_some());
         self.teller.set_npu(npu);
         self.look_at_certificates();
+        self.look_at_vitals();
+    }
+
+    /// A study that stands still is told at once, and so is one that moves again: the room must not wait for the next slow look.
+    fn watch_work(&mut self) {
+        let Some(stall) = self.vitals.watch_work() else { return };
+        self.teller.set_detail(DeviceCondition::InferenceStuck, stall);
+        self.look_at_vitals();
+    }
+
+    fn look_at_vitals(&mut self) {
         let changed = on_disk(&self.lamp, || self.vitals.look(&self.spool, self.teller.lamp_view()));
         if let Some(conditions) = changed {
             self.on_signal(SignalEvent::ConditionsChanged(conditions));
