@@ -10,10 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::lamp_thread::{self, BoardNotice, LampHandle, LampOptions};
-use super::pattern::{LAMPS, lamp_named};
 use super::profile::{BoardProfile, Driver};
 use super::sim::draw_lamp;
-use super::{BoardError, ProfileError};
+use super::{BoardError, LAMPS, ProfileError, lamp_named};
 use crate::domain::Lamp;
 
 /// How long each lamp is shown unless the caller says otherwise: one whole turn of the slowest pattern.

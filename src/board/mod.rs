@@ -17,16 +17,32 @@
 //! | `gpiochip` | up to the chip's driver: dark, or keep what they showed | dark, then up to the chip's driver | keep what they showed |
 //! | `rppal` | keep what they showed | dark | keep what they showed |
 //!
-//! [`lamp_thread`] owns the board and draws [`pattern`]s at 50 Hz on a thread of its own; it is a dead man's switch.
+//! Who draws: on a box the lamp keeper, a process of its own ([`keeper`], `src/bin/scanside-keeper.rs`), to which the service talks through
+//! [`keeper_client`] in the words of [`keeper_protocol`]; in the demonstration and in tests a thread of the service ([`lamp_thread`]). Both
+//! draw [`pattern`]s at 50 Hz ([`draw`]) and are dead man's switches. Patterns, the button and the life cycle are `crates/lamp`, without std.
+//!
+//! What a dead process leaves behind:
+//!
+//! | What happens | Who acts | The room sees |
+//! | --- | --- | --- |
+//! | the service is killed, panics, aborts | the keeper: its connection ended without a goodbye | fault, at once |
+//! | the service is stopped (SIGSTOP), its runtime deadlocked | the keeper: silent for 1.5 s, or the service's own word that it does not move | fault |
+//! | a study stands still in work | the service (`service/vitals.rs`): no step forward | fault |
+//! | the keeper dies or hangs | systemd: its watchdog of 1 s, then the stop hook, [`Board::leave`] | fault by the kernel, or dark |
+//! | the kernel panics or hangs | the kernel's `panic` trigger, the hardware watchdog | the board's device tree says |
+//!
 //! This room uses serde and toml (for the profiles) and tokio's bounded channel (for the notices) besides heapless.
 
+pub mod choice;
 pub mod command;
-pub mod debounce;
+pub mod draw;
 pub mod gpiochip;
 pub mod jitter;
+pub mod keeper;
+pub mod keeper_client;
+pub mod keeper_protocol;
 pub mod lamp_thread;
 pub mod leds;
-pub mod pattern;
 pub mod profile;
 #[cfg(feature = "rppal")]
 pub mod rpi;
@@ -34,8 +50,8 @@ pub mod sim;
 
 pub use jitter::JitterStats;
 pub use lamp_thread::{BoardNotice, LampHandle, LampOptions, LampView};
-pub use pattern::{Lights, lamp_named, lights_at};
 pub use profile::{BoardProfile, Driver, ProfileError};
+pub use scanside_lamp::{LAMPS, Lights, lamp_named, lights_at, pattern};
 pub use sim::{SimBoard, SimPanel};
 
 /// Why the lamps or the button cannot be used. The texts name the device and the remedy; the cause stands behind it.

@@ -237,6 +237,8 @@ pub struct BoardConfig {
     pub profile: String,
     /// Where board profiles lie; `None`: the built-in ones.
     pub profiles_dir: Option<PathBuf>,
+    /// Socket of the lamp keeper; `None`: the service draws the lamps itself.
+    pub keeper: Option<PathBuf>,
 }
 
 /// `[web]`.
@@ -361,7 +363,7 @@ impl Default for InferConfig {
 
 impl Default for BoardConfig {
     fn default() -> Self {
-        Self { profile: "sim".to_owned(), profiles_dir: None }
+        Self { profile: "sim".to_owned(), profiles_dir: None, keeper: None }
     }
 }
 

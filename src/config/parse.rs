@@ -208,6 +208,7 @@ fn board(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> BoardConfig {
     let config = BoardConfig {
         profile: section.text(faults, "profile", plain_name).unwrap_or(default.profile),
         profiles_dir: section.path(faults, "profiles_dir"),
+        keeper: section.path(faults, "keeper"),
     };
     section.finish(faults);
     config

@@ -87,6 +87,9 @@ pub(super) fn to_toml(config: &Config) -> String {
     if let Some(dir) = &config.board.profiles_dir {
         line(format!("profiles_dir = {}", quoted(&dir.to_string_lossy())));
     }
+    if let Some(socket) = &config.board.keeper {
+        line(format!("keeper = {}", quoted(&socket.to_string_lossy())));
+    }
     let w = &config.web;
     line(format!("\n[web]\nlisten = {}", quoted(&w.listen.to_string())));
     line(format!("plain_text_off_loopback = {}\nhost_names = {}", w.plain_text_off_loopback, list(&w.host_names)));

@@ -19,7 +19,7 @@ pub enum DeviceCondition {
     CommitmentsUndelivered,
     /// The model failed its self-test; nothing can be assessed.
     ModelUnusable,
-    /// Inference did not finish within its budget.
+    /// A study in work stands still, or inference did not finish within its budget.
     InferenceStuck,
     /// A health probe has stopped answering.
     ProbeSilent,
@@ -78,7 +78,7 @@ impl DeviceCondition {
                 "The answer of a storage commitment could not be told: check call of the requester in [[dicom.peer]], and the network."
             }
             Self::ModelUnusable => "The model failed its self-test: reinstall the model package.",
-            Self::InferenceStuck => "An inference ran past its budget: restart the service.",
+            Self::InferenceStuck => "The study in work stands still or ran past its budget: the service is restarted unless it moves again.",
             Self::ProbeSilent => "A health probe has stopped answering: restart the service.",
             Self::ReceiverDown => "The DICOM listener is down: check the address and port in the configuration.",
             Self::LampFailing => "The lamps cannot be driven: check the board profile.",
@@ -149,55 +149,5 @@ impl DeviceState {
     }
 }
 
-/// What the lamps show (DESIGN.md section 4, after IEC 60601-1-8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lamp {
-    /// No light: not running.
-    Dark,
-    /// Green, steady.
-    Ready,
-    /// Green, slow pulse.
-    Working,
-    /// Green and yellow, steady.
-    Degraded,
-    /// Yellow, steady, with a short double dip each 4 s.
-    Indeterminate,
-    /// Yellow, 0.6 Hz.
-    Suspicious,
-    /// Red and yellow alternating, 1 Hz.
-    Fault,
-    /// Red, 2 Hz.
-    Critical,
-}
-
-impl Lamp {
-    /// Stable name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Dark => "dark",
-            Self::Ready => "ready",
-            Self::Working => "working",
-            Self::Degraded => "degraded",
-            Self::Indeterminate => "indeterminate",
-            Self::Suspicious => "suspicious",
-            Self::Fault => "fault",
-            Self::Critical => "critical",
-        }
-    }
-
-    /// What it means to the room.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::Dark => "No power or not running: same as fault.",
-            Self::Ready => "All well.",
-            Self::Working => "A study is being received or read.",
-            Self::Degraded => "Works, but IT must look.",
-            Self::Indeterminate => "A study could not be assessed: see why.",
-            Self::Suspicious => "Tell the radiologist.",
-            Self::Fault => "Not working: do not rely on it.",
-            Self::Critical => "Call the radiologist now.",
-        }
-    }
-}
+// What the lamps show is the lamp core's, which needs no std (crates/lamp); to the rooms it is a word of the domain.
+pub use scanside_lamp::Lamp;

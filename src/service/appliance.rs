@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use super::backlog::Backlog;
-use super::conductor::{Conductor, Inlets};
+use super::conductor::{Conductor, Inlets, on_disk};
 use super::events::ServiceReport;
 use super::folder::stored_instance;
 use super::npu::NpuChoice;
@@ -20,7 +20,7 @@ use super::status::StatusTeller;
 use super::vitals::Vitals;
 use super::{ServiceError, ServiceOptions, budget, fetch, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
-use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
+use crate::board::{self, BoardError, BoardNotice, BoardProfile, LampHandle, LampOptions, keeper_client, lamp_thread};
 use crate::config::Config;
 use crate::deliver::{Channel, Deliverer, EventReporter, Secret, Webhook};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
@@ -70,12 +70,7 @@ impl Service {
         let profile = BoardProfile::load(&config.board.profile, config.board.profiles_dir.as_deref())
             .map_err(|error| ServiceError::Configuration(error.to_string()))?;
         let (notices, board_notices) = mpsc::channel(BOARD_NOTICES_MAX);
-        let driver = board::open(&profile).map_err(|error| ServiceError::Board(error.to_string()))?;
-        let mut lamp_options = LampOptions::new(uptime);
-        if let Some(button) = &profile.button {
-            lamp_options.debounce_ms = button.debounce_ms;
-        }
-        let lamp = lamp_thread::start(driver, lamp_options, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
+        let lamp = lamp_of(&config, &profile, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
         let spool = Spool::open(&options.state_dir, settings::spool(&config), journal.clone(), wall_now)
             .map_err(|source| ServiceError::Spool { dir: options.state_dir.clone(), source })?;
         let dicom = dicom_listeners(&config, &journal).await?;
@@ -117,7 +112,8 @@ impl Service {
             self;
         let n_runs_max = pipeline.as_ref().map_or(1, Pipeline::n_runs_max);
         let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000 * n_runs_max;
-        let mut vitals = Vitals::start(&profile.limits, &options.state_dir, pipeline_ms_max, journal.clone())
+        let steps = pipeline.as_ref().map(Pipeline::steps).unwrap_or_default();
+        let mut vitals = Vitals::start(&profile.limits, &options.state_dir, pipeline_ms_max, steps, journal.clone())
             .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
         vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());
         let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), &addresses);
@@ -211,7 +207,7 @@ impl Service {
 impl Conductor {
     /// Takes up again the procedure steps of studies that have no final verdict, before their instances.
     fn restore_steps(&mut self) {
-        match tokio::task::block_in_place(|| self.spool.pending_steps()) {
+        match on_disk(&self.lamp, || self.spool.pending_steps()) {
             Ok(steps) => {
                 if !steps.is_empty() {
                     self.journal.record(&ServiceReport::StepsRestored { n: steps.len() });
@@ -226,7 +222,7 @@ impl Conductor {
 
     /// Takes up again what was stored without a verdict before the process ended.
     fn replay(&mut self) {
-        let records = match tokio::task::block_in_place(|| self.spool.pending()) {
+        let records = match on_disk(&self.lamp, || self.spool.pending()) {
             Ok(records) => records,
             Err(_) => {
                 self.set_condition(DeviceCondition::StorageFailing, true);
@@ -235,7 +231,7 @@ impl Conductor {
         };
         let mut n_instances = 0;
         for record in records {
-            match tokio::task::block_in_place(|| stored_instance(&record, monotonic_now())) {
+            match on_disk(&self.lamp, || stored_instance(&record, monotonic_now())) {
                 Ok(instance) => {
                     n_instances += 1;
                     self.replay_one(instance);
@@ -256,6 +252,18 @@ impl Conductor {
         self.journal.record(&ServiceReport::ServiceStarted { addresses: addresses.to_owned() });
         self.teller.ready();
         self.vitals.tell_ready(addresses);
+    }
+}
+
+/// The lamp: the keeper's where the configuration names one, else drawn by a thread of this process.
+fn lamp_of(config: &Config, profile: &BoardProfile, notices: mpsc::Sender<BoardNotice>) -> Result<LampHandle, BoardError> {
+    let mut options = LampOptions::new(uptime);
+    if let Some(button) = &profile.button {
+        options.debounce_ms = button.debounce_ms;
+    }
+    match &config.board.keeper {
+        Some(socket) => keeper_client::start(socket, options, notices),
+        None => lamp_thread::start(board::open(profile)?, options, notices),
     }
 }
 

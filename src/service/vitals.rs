@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{monotonic_now, wall_now};
 use crate::board::LampView;
 use crate::board::profile::BoardLimits;
-use crate::domain::{DeviceCondition, Monotonic};
+use crate::domain::{DeviceCondition, Doing, Monotonic, WorkSteps};
 use crate::health::progress::CounterWatch;
 use crate::health::{
     DiskProbe, DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled,
@@ -23,6 +23,9 @@ const CONDUCTOR_MS_MAX: u64 = 10_000;
 /// The lamp thread draws 50 frames a second.
 const LAMP_MS_MAX: u64 = 5_000;
 
+/// Heartbeat of the study in work: its limit is that of the step it is at (`domain/work.rs`).
+const WORK: &str = "study in work";
+
 /// Health as the conductor sees it.
 pub(super) struct Vitals {
     probes: ProbeThread,
@@ -36,6 +39,11 @@ pub(super) struct Vitals {
     progress: ProgressBoard,
     conductor: Option<Heartbeat>,
     pipeline: Option<Heartbeat>,
+    /// The steps of the study in work, and whether there is one.
+    work: Option<CounterWatch>,
+    steps: WorkSteps,
+    busy: bool,
+    stands_still: bool,
     lamp: Option<CounterWatch>,
     notifier: Notifier,
     stalled: Vec<Stalled>,
@@ -44,13 +52,24 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    /// Starts the probes. `pipeline_ms_max` is the longest that one study may take, `state` the folder whose disk is checked.
-    pub(super) fn start(board: &BoardLimits, state: &Path, pipeline_ms_max: u64, journal: Journal) -> std::io::Result<Self> {
+    /// Starts the probes. `pipeline_ms_max` is the longest that one study may take, `state` the folder whose disk is checked,
+    /// `steps` are those of the pipeline, if there is one.
+    pub(super) fn start(
+        board: &BoardLimits,
+        state: &Path,
+        pipeline_ms_max: u64,
+        steps: WorkSteps,
+        journal: Journal,
+    ) -> std::io::Result<Self> {
         let now = monotonic_now();
         let progress = ProgressBoard::default();
         let pipeline = progress.add("pipeline", pipeline_ms_max, now);
         if let Some(heartbeat) = &pipeline {
             heartbeat.rest();
+        }
+        let mut work = progress.add(WORK, pipeline_ms_max, now).map(CounterWatch::new);
+        if let Some(work) = &mut work {
+            work.rest();
         }
         Ok(Self {
             probes: ProbeThread::start(monotonic_now, PROBE_PERIOD)?,
@@ -62,6 +81,10 @@ impl Vitals {
             conditions: Vec::new(),
             conductor: progress.add("conductor", CONDUCTOR_MS_MAX, now),
             pipeline,
+            work,
+            steps,
+            busy: false,
+            stands_still: false,
             lamp: progress.add("lamp", LAMP_MS_MAX, now).map(CounterWatch::new),
             progress,
             notifier: Notifier::from_env(),
@@ -79,10 +102,35 @@ impl Vitals {
     }
 
     /// The pipeline was given a study (`true`) or gave a verdict (`false`).
-    pub(super) fn pipeline_busy(&self, busy: bool) {
+    pub(super) fn pipeline_busy(&mut self, busy: bool) {
+        self.busy = busy;
+        if let (false, Some(work)) = (busy, &mut self.work) {
+            work.rest();
+        }
         if let Some(heartbeat) = &self.pipeline {
             if busy { heartbeat.beat(monotonic_now()) } else { heartbeat.rest() }
         }
+    }
+
+    /// Looks whether the study in work has made a step; to be called ten times a second. `Some` when it stands still (with what it was
+    /// about), or moves again (`None` inside).
+    pub(super) fn watch_work(&mut self) -> Option<Option<String>> {
+        let now = monotonic_now();
+        let seen = self.steps.seen();
+        if let (true, Some(work)) = (self.busy, &mut self.work) {
+            // A worker that rests has not taken the study yet, or has given its verdict: that is the pipeline's limit.
+            match seen.doing {
+                Doing::Resting => work.rest(),
+                _ => work.observe_for(seen.n, seen.still_ms_max, now),
+            }
+        }
+        let stall = self.progress.stalled(now).into_iter().find(|stall| stall.name == WORK);
+        if stall.is_some() == self.stands_still {
+            return None;
+        }
+        self.stands_still = stall.is_some();
+        self.report(DeviceCondition::InferenceStuck, self.stands_still);
+        Some(stall.map(|s| format!("The study in work stands still in {}: no step for {} ms.", seen.doing.as_str(), s.age_ms)))
     }
 
     /// A room reports a condition, or that it is over.
@@ -154,7 +202,7 @@ impl Vitals {
                 if stalled.is_empty() && !self.stalled.is_empty() {
                     self.journal.record(&HealthEvent::ProgressResumed);
                 }
-                self.report(DeviceCondition::InferenceStuck, stalled.iter().any(|s| s.name == "pipeline"));
+                self.report(DeviceCondition::InferenceStuck, stalled.iter().any(|s| [WORK, "pipeline"].contains(&s.name)));
                 self.stalled = stalled;
             }
             Err(error) => self.journal.record(&HealthEvent::NotifyFailed(error.to_string())),
