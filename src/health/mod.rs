@@ -6,6 +6,7 @@
 //! | [`conditions`](mod@conditions) | the pure decision: readings + limits -> `DeviceCondition`s, with hysteresis |
 //! | [`probes`] | sysinfo on a thread of its own; a probe that hangs goes stale and is told |
 //! | [`progress`] | heartbeats of the pipeline's tasks: the watchdog is fed only while all of them move |
+//! | [`report`] | the file that `scanside health` reads, and whether it may be believed |
 //! | [`notify`] | the thin edge to systemd: READY, STATUS, WATCHDOG |
 
 pub mod conditions;
@@ -13,6 +14,7 @@ pub mod notify;
 pub mod probes;
 pub mod progress;
 pub mod reading;
+pub mod report;
 
 pub use conditions::{HealthLimits, conditions};
 pub use notify::Notifier;
