@@ -22,11 +22,13 @@ mod conductor;
 pub mod events;
 mod fetch;
 pub mod folder;
+mod health_file;
 pub mod npu;
 mod past;
 pub mod pipeline;
 mod settings;
 mod sink;
+mod sockets;
 pub mod speed;
 pub mod stage_bench;
 mod status;
@@ -36,6 +38,7 @@ mod vitals;
 
 pub use appliance::Service;
 pub use settings::certificate_notes;
+pub use sockets::Handed;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -3,6 +3,8 @@
 //! Exit status: 0 done; 1 ran, but something failed (named on stderr); 2 bad input or usage (named on stderr, nothing changed).
 
 pub mod demo;
+pub mod health;
+pub mod identity;
 pub mod model;
 pub mod model_bench;
 pub mod npu;
@@ -84,6 +86,30 @@ enum Command {
     Config {
         #[command(subcommand)]
         action: ConfigAction,
+    },
+    /// Make this box's key, certificate and claim code in a folder, once; a second run changes nothing and shows them again.
+    Identity {
+        /// The folder; /etc/scanside/identity on the appliance.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Make everything anew: whoever has pinned the certificate must pin the new one.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Whether the running service is ready and no fault stands: exit status 0, else 1 and the reasons.
+    Health {
+        /// Configuration file: its faults, with which the service would not start again, are a reason, too.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Seconds to wait for it.
+        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        wait: u64,
+        /// One JSON object and nothing else on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Folder of the running service, if not $RUNTIME_DIRECTORY or /run/scanside.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
     /// Run a network for the service that started this process, through a vendor's library; not for people.
     #[command(hide = true)]
@@ -255,6 +281,8 @@ pub fn run() -> ExitCode {
             BoardAction::Test { board } => tools::board_test(&board),
         },
         Command::Config { action: ConfigAction::Check { config } } => tools::config_check(&config),
+        Command::Identity { dir, force } => identity::run(&dir, force),
+        Command::Health { config, wait, json, dir } => health::run(&health::HealthRequest { config, wait_s: wait, json, dir }),
         Command::NpuWorker => npu::worker(),
         Command::Send { paths, to, aet, aec, tls_ca, tls_cert, tls_key } => {
             let identity = tls_cert.as_deref().zip(tls_key.as_deref());

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::Outcome;
 use super::output::complain;
-use crate::config::Config;
-use crate::service::{Service, ServiceOptions};
+use crate::config::{Config, with_credential_files};
+use crate::service::{Handed, Service, ServiceOptions};
 
 /// Where state lies: `$STATE_DIRECTORY` (systemd sets it), else `./scanside-state`.
 #[must_use]
@@ -15,11 +15,17 @@ pub fn state_dir() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").filter(|v| !v.is_empty()).map_or_else(|| "scanside-state".into(), PathBuf::from)
 }
 
+/// Where systemd put the secrets of this service (`LoadCredential=`).
+#[must_use]
+pub fn credentials_dir() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
 /// Runs the command.
 #[must_use]
 pub fn run(config: Option<&Path>) -> Outcome {
     let config = match config.map(Config::load).transpose() {
-        Ok(config) => config.unwrap_or_default(),
+        Ok(config) => with_credential_files(config.unwrap_or_default(), credentials_dir().as_deref()),
         Err(error) => {
             complain(error.to_string());
             return Outcome::BadInput;
@@ -29,13 +35,20 @@ pub fn run(config: Option<&Path>) -> Outcome {
         complain(format!("logging cannot start: {error}"));
         return Outcome::Failed;
     }
+    let handed = match Handed::from_env() {
+        Ok(handed) => handed,
+        Err(error) => {
+            complain(error.to_string());
+            return Outcome::BadInput;
+        }
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(outcome) => return outcome,
     };
     let options = ServiceOptions::new(state_dir(), config.infer.models_dir.clone());
     runtime.block_on(async {
-        let service = match Service::bind(config, options).await {
+        let service = match Service::bind_handed(config, options, handed).await {
             Ok(service) => service,
             Err(error) => {
                 complain(error.to_string());

@@ -7,6 +7,7 @@
 //! | [`probes`] | sysinfo on a thread of its own; a probe that hangs goes stale and is told |
 //! | [`progress`] | heartbeats of the pipeline's tasks: the watchdog is fed only while all of them move |
 //! | [`disk_probe`] | the disk's own check: writes, syncs, reads back, on a thread of its own |
+//! | [`report`] | the file that `scanside health` reads, and whether it may be believed |
 //! | [`notify`] | the thin edge to systemd: READY, STATUS, WATCHDOG |
 
 pub mod conditions;
@@ -15,6 +16,7 @@ pub mod notify;
 pub mod probes;
 pub mod progress;
 pub mod reading;
+pub mod report;
 
 pub use conditions::{HealthLimits, conditions};
 pub use disk_probe::DiskProbe;

@@ -16,9 +16,10 @@ use super::npu::NpuChoice;
 use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use super::settings::Addresses;
 use super::sink::GatedSink;
+use super::sockets::{self, Handed};
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, budget, fetch, monotonic_now, settings, speed, uptime, wall_now};
+use super::{ServiceError, ServiceOptions, budget, fetch, health_file, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardError, BoardNotice, BoardProfile, LampHandle, LampOptions, keeper_client, lamp_thread};
 use crate::config::Config;
@@ -28,7 +29,7 @@ use crate::journal::Journal;
 use crate::receive::{self, Listeners, TlsKeeper};
 use crate::signal::{SignalOptions, Signaller};
 use crate::spool::{ServiceStore, Spool, Store};
-use crate::web::{self, WebState};
+use crate::web::{self, NamedText, WebState};
 
 /// Bound of receive -> conductor.
 const RECEIVE_NOTICES_MAX: usize = 256;
@@ -57,6 +58,9 @@ pub struct Service {
     web: TcpListener,
     channels: Vec<Arc<dyn Channel>>,
     addresses: Addresses,
+    /// Listeners of systemd's for which nothing is configured.
+    unused: Vec<std::net::TcpListener>,
+    socket_notices: Vec<NamedText>,
 }
 
 impl Service {
@@ -65,7 +69,19 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] names what is wrong. An unusable model is no error here: the box receives and shows fault.
     pub async fn bind(config: Config, options: ServiceOptions) -> Result<Self, ServiceError> {
+        Self::bind_handed(config, options, Handed::default()).await
+    }
+
+    /// As [`Service::bind`], with the listeners that systemd handed over in the place of those that the configuration names.
+    ///
+    /// # Errors
+    /// As [`Service::bind`].
+    pub async fn bind_handed(mut config: Config, options: ServiceOptions, handed: Handed) -> Result<Self, ServiceError> {
         let journal = Journal::new(wall_now);
+        let sockets = handed.apply(&mut config)?;
+        for notice in &sockets.notices {
+            journal.record(&ServiceReport::SocketOverruled { text: format!("{}: {}", notice.name, notice.text) });
+        }
         let channels = channels(&config)?;
         let profile = BoardProfile::load(&config.board.profile, config.board.profiles_dir.as_deref())
             .map_err(|error| ServiceError::Configuration(error.to_string()))?;
@@ -73,8 +89,8 @@ impl Service {
         let lamp = lamp_of(&config, &profile, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
         let spool = Spool::open(&options.state_dir, settings::spool(&config), journal.clone(), wall_now)
             .map_err(|source| ServiceError::Spool { dir: options.state_dir.clone(), source })?;
-        let dicom = dicom_listeners(&config, &journal).await?;
-        let web = listen(config.web.listen, "the web page").await?;
+        let dicom = dicom_listeners(&config, (sockets.dicom, sockets.dicom_tls), &journal).await?;
+        let web = listen(sockets.web, config.web.listen, "the web page").await?;
         let bound = |listener: &TcpListener| listener.local_addr().ok();
         let addresses = Addresses {
             plain: dicom.plain.as_ref().and_then(bound),
@@ -82,7 +98,23 @@ impl Service {
             web: bound(&web).unwrap_or(config.web.listen),
         };
         let pipeline = load_pipeline(&config, &profile, &options, &journal).await;
-        Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses })
+        let (unused, socket_notices) = (sockets.unused, sockets.notices);
+        Ok(Self {
+            config,
+            options,
+            journal,
+            spool,
+            pipeline,
+            profile,
+            lamp,
+            board_notices,
+            dicom,
+            web,
+            channels,
+            addresses,
+            unused,
+            socket_notices,
+        })
     }
 
     /// Where DICOM is listened for; where the plain listener is switched off, under TLS.
@@ -108,15 +140,30 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when a room could not be started.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServiceError> {
-        let Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses } =
-            self;
+        let Self {
+            config,
+            options,
+            journal,
+            spool,
+            pipeline,
+            profile,
+            lamp,
+            board_notices,
+            dicom,
+            web,
+            channels,
+            addresses,
+            unused,
+            socket_notices,
+        } = self;
         let n_runs_max = pipeline.as_ref().map_or(1, Pipeline::n_runs_max);
         let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000 * n_runs_max;
         let steps = pipeline.as_ref().map(Pipeline::steps).unwrap_or_default();
         let mut vitals = Vitals::start(&profile.limits, &options.state_dir, pipeline_ms_max, steps, journal.clone())
             .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
         vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());
-        let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), &addresses);
+        let mut fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), &addresses);
+        fixed.notices.extend(socket_notices);
         let roles = pipeline.as_ref().map(|p| p.spec().channels.clone()).unwrap_or_default();
         let npu = pipeline.as_ref().map(|p| p.npu().clone()).unwrap_or_default();
         let (teller, status) = StatusTeller::new(fixed, lamp.view());
@@ -137,6 +184,11 @@ impl Service {
             monotonic_now,
             shutdown.clone(),
         ));
+        let telling = health_file::runtime_dir()
+            .map(|dir| tokio::spawn(health_file::keep(dir, status.clone(), journal.clone(), shutdown.clone())).abort_handle());
+        for listener in unused {
+            tokio::spawn(sockets::turn_away(listener, shutdown.clone()));
+        }
         let web_state = WebState {
             store: Arc::clone(&store),
             status,
@@ -193,7 +245,7 @@ impl Service {
         conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, fetched, shutdown }).await;
         journal.record(&ServiceReport::ServiceStopped);
         let tasks = [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle(), reporting.abort_handle()];
-        for task in tasks.into_iter().chain(fetching) {
+        for task in tasks.into_iter().chain(fetching).chain(telling) {
             let end = tokio::time::Instant::now() + STOP_WAIT;
             while !task.is_finished() && tokio::time::Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -280,19 +332,38 @@ fn channels(config: &Config) -> Result<Vec<Arc<dyn Channel>>, ServiceError> {
     Ok(channels)
 }
 
-async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ServiceError> {
-    TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, purpose, source })
+/// The listener that was handed over, or one on `address`.
+async fn listen(
+    handed: Option<std::net::TcpListener>,
+    address: SocketAddr,
+    purpose: &'static str,
+) -> Result<TcpListener, ServiceError> {
+    let bound = match handed {
+        Some(listener) => TcpListener::from_std(listener),
+        None => TcpListener::bind(address).await,
+    };
+    bound.map_err(|source| match source.kind() {
+        std::io::ErrorKind::PermissionDenied => ServiceError::Configuration(format!(
+            "cannot listen on {address} for {purpose}: ports below 1024 are systemd's to open: `systemctl enable --now \
+             scanside-dicom.socket scanside-web.socket`, or choose another port"
+        )),
+        _ => ServiceError::Listen { address, purpose, source },
+    })
 }
 
 /// The listeners for DICOM. Certificates that cannot be used stop nothing: the page and the lamp say so until they can.
-async fn dicom_listeners(config: &Config, journal: &Journal) -> Result<Listeners, ServiceError> {
+async fn dicom_listeners(
+    config: &Config,
+    (handed_plain, handed_tls): (Option<std::net::TcpListener>, Option<std::net::TcpListener>),
+    journal: &Journal,
+) -> Result<Listeners, ServiceError> {
     let plain = match config.dicom.plain {
-        true => Some(listen(config.dicom.listen, "DICOM").await?),
+        true => Some(listen(handed_plain, config.dicom.listen, "DICOM").await?),
         false => None,
     };
     let tls = match (&config.dicom.tls, settings::tls(config)) {
         (Some(tls), Some(files)) => {
-            let listener = listen(tls.listen, "DICOM over TLS").await?;
+            let listener = listen(handed_tls, tls.listen, "DICOM over TLS").await?;
             let journal = journal.clone();
             let keeper = tokio::task::spawn_blocking(move || TlsKeeper::open(files, journal, wall_now)).await;
             let keeper = keeper.map_err(|error| ServiceError::Configuration(format!("dicom.tls cannot start: {error}")))?;
