@@ -20,6 +20,7 @@ mod backlog;
 pub mod budget;
 mod conductor;
 pub mod events;
+mod facts;
 mod fetch;
 pub mod folder;
 mod health_file;

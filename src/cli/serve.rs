@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::Outcome;
 use super::output::complain;
-use crate::config::{Config, with_credential_files};
+use crate::config::Config;
 use crate::service::{Handed, Service, ServiceOptions};
 
 /// Where state lies: `$STATE_DIRECTORY` (systemd sets it), else `./scanside-state`.
@@ -15,17 +15,11 @@ pub fn state_dir() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").filter(|v| !v.is_empty()).map_or_else(|| "scanside-state".into(), PathBuf::from)
 }
 
-/// Where systemd put the secrets of this service (`LoadCredential=`).
-#[must_use]
-pub fn credentials_dir() -> Option<PathBuf> {
-    std::env::var_os("CREDENTIALS_DIRECTORY").filter(|v| !v.is_empty()).map(PathBuf::from)
-}
-
 /// Runs the command.
 #[must_use]
 pub fn run(config: Option<&Path>) -> Outcome {
     let config = match config.map(Config::load).transpose() {
-        Ok(config) => with_credential_files(config.unwrap_or_default(), credentials_dir().as_deref()),
+        Ok(config) => config.unwrap_or_default(),
         Err(error) => {
             complain(error.to_string());
             return Outcome::BadInput;

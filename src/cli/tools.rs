@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::output::{complain, say};
 use super::{BoardChoice, Outcome};
 use crate::board::command::{self, CommandError, ShowRequest};
-use crate::config::Config;
+use crate::config::{Config, with_credential_files};
 use crate::deliver::store_scu::{self, FileOutcome, StoreError, StoreOptions, TlsClient};
 use crate::domain::AeTitle;
 use crate::service::uptime;
@@ -17,8 +17,8 @@ pub fn config_check(path: &Path) -> Outcome {
     match Config::load(path) {
         Ok(config) => {
             // The files may lie elsewhere than where this is run, so what is wrong with them is no fault of this one.
-            for note in crate::service::certificate_notes(&config) {
-                complain(format!("note: dicom.tls: {note}"));
+            for note in crate::service::certificate_notes(&with_credential_files(config, None)) {
+                complain(format!("note: {note}"));
             }
             say(format!("{}: no fault", path.display()));
             Outcome::Done

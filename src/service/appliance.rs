@@ -19,17 +19,18 @@ use super::sink::GatedSink;
 use super::sockets::{self, Handed};
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, budget, fetch, health_file, monotonic_now, settings, speed, uptime, wall_now};
+use super::{ServiceError, ServiceOptions, budget, facts, fetch, health_file, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardError, BoardNotice, BoardProfile, LampHandle, LampOptions, keeper_client, lamp_thread};
 use crate::config::Config;
 use crate::deliver::{Channel, Deliverer, EventReporter, Secret, Webhook};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
 use crate::journal::Journal;
-use crate::receive::{self, Listeners, TlsKeeper};
+use crate::receive::{self, Listeners};
+use crate::secure::{TlsFiles, TlsKeeper};
 use crate::signal::{SignalOptions, Signaller};
 use crate::spool::{ServiceStore, Spool, Store};
-use crate::web::{self, NamedText, WebState};
+use crate::web::{self, Login, NamedText, PageListener, WebEvent, WebState};
 
 /// Bound of receive -> conductor.
 const RECEIVE_NOTICES_MAX: usize = 256;
@@ -55,7 +56,7 @@ pub struct Service {
     lamp: LampHandle,
     board_notices: mpsc::Receiver<BoardNotice>,
     dicom: Listeners,
-    web: TcpListener,
+    web: PageListener,
     channels: Vec<Arc<dyn Channel>>,
     addresses: Addresses,
     /// Listeners of systemd's for which nothing is configured.
@@ -90,12 +91,16 @@ impl Service {
         let spool = Spool::open(&options.state_dir, settings::spool(&config), journal.clone(), wall_now)
             .map_err(|source| ServiceError::Spool { dir: options.state_dir.clone(), source })?;
         let dicom = dicom_listeners(&config, (sockets.dicom, sockets.dicom_tls), &journal).await?;
-        let web = listen(sockets.web, config.web.listen, "the web page").await?;
+        let web = PageListener {
+            listener: listen(sockets.web, config.web.listen, "the web page").await?,
+            tls: open_keeper("the page", settings::web_tls(&config), &journal).await?,
+        };
         let bound = |listener: &TcpListener| listener.local_addr().ok();
         let addresses = Addresses {
             plain: dicom.plain.as_ref().and_then(bound),
             tls: dicom.tls.as_ref().and_then(|(listener, _)| bound(listener)),
-            web: bound(&web).unwrap_or(config.web.listen),
+            web: bound(&web.listener).unwrap_or(config.web.listen),
+            web_is_secure: web.tls.is_some(),
         };
         let pipeline = load_pipeline(&config, &profile, &options, &journal).await;
         let (unused, socket_notices) = (sockets.unused, sockets.notices);
@@ -174,7 +179,9 @@ impl Service {
         let store: Arc<dyn Store> = Arc::new(spool.clone());
 
         let sink = Arc::new(GatedSink::new(spool.clone(), Arc::clone(&overloaded)));
-        let tls = dicom.tls.as_ref().map(|(_, keeper)| Arc::clone(keeper));
+        let dicom_tls = dicom.tls.as_ref().map(|(_, keeper)| ("DICOM", Arc::clone(keeper)));
+        let certificates = dicom_tls.into_iter().chain(web.tls.clone().map(|keeper| ("the page", keeper))).collect();
+        let page_tls = web.tls.clone();
         let receiving = tokio::spawn(receive::serve(
             dicom,
             Arc::new(settings::receive(&config)),
@@ -199,6 +206,8 @@ impl Service {
                 let state_dir = options.state_dir.clone();
                 move || speed::load(&state_dir)
             }),
+            login: login(&config, &journal),
+            facts: Arc::new(move || facts::read(page_tls.as_ref())),
             clock: wall_now,
         };
         let serving = tokio::spawn(web::serve(web, web_state, shutdown.clone()));
@@ -229,7 +238,7 @@ impl Service {
             delivery,
             commitments,
             npu,
-            tls,
+            certificates,
             vitals,
             n_associations: 0,
             is_working: false,
@@ -364,14 +373,33 @@ async fn dicom_listeners(
     let tls = match (&config.dicom.tls, settings::tls(config)) {
         (Some(tls), Some(files)) => {
             let listener = listen(handed_tls, tls.listen, "DICOM over TLS").await?;
-            let journal = journal.clone();
-            let keeper = tokio::task::spawn_blocking(move || TlsKeeper::open(files, journal, wall_now)).await;
-            let keeper = keeper.map_err(|error| ServiceError::Configuration(format!("dicom.tls cannot start: {error}")))?;
-            Some((listener, Arc::new(keeper)))
+            open_keeper("DICOM over TLS", Some(files), journal).await?.map(|keeper| (listener, keeper))
         }
         _ => None,
     };
     Ok(Listeners { plain, tls })
+}
+
+/// Loads certificate files off the async threads.
+async fn open_keeper(
+    serves: &'static str,
+    files: Option<TlsFiles>,
+    journal: &Journal,
+) -> Result<Option<Arc<TlsKeeper>>, ServiceError> {
+    let Some(files) = files else { return Ok(None) };
+    let journal = journal.clone();
+    let keeper = tokio::task::spawn_blocking(move || TlsKeeper::open_for(serves, files, journal, wall_now)).await;
+    let keeper = keeper.map_err(|error| ServiceError::Configuration(format!("TLS for {serves} cannot start: {error}")))?;
+    Ok(Some(Arc::new(keeper)))
+}
+
+/// The login of the page, where there is a claim code. One that cannot be used opens the page for nobody, and stops nothing else.
+fn login(config: &Config, journal: &Journal) -> Option<Arc<Login>> {
+    let login = Login::from_file(config.web.claim_code_file.as_deref()?, config.web.tls.is_some(), monotonic_now);
+    if let Some(error) = login.fault() {
+        journal.record(&WebEvent::LoginClosed { error: error.to_owned() });
+    }
+    Some(Arc::new(login))
 }
 
 /// The model, or a report in the journal and none.

@@ -25,7 +25,8 @@ use crate::domain::{
 };
 use crate::infer::NpuWatch;
 use crate::journal::Journal;
-use crate::receive::{ReceiveNotice, TlsKeeper};
+use crate::receive::ReceiveNotice;
+use crate::secure::{TlsKeeper, TlsStanding};
 use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
 use crate::spool::{Spool, Store};
 use crate::web::WebCommand;
@@ -75,7 +76,8 @@ pub(super) struct Conductor {
     pub(super) commitments: watch::Receiver<CommitmentHealth>,
     pub(super) npu: NpuWatch,
     /// Certificates of the TLS listener, if there is one.
-    pub(super) tls: Option<Arc<TlsKeeper>>,
+    /// The certificates of the listeners, by what they serve.
+    pub(super) certificates: Vec<(&'static str, Arc<TlsKeeper>)>,
     pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
@@ -370,12 +372,16 @@ impl Conductor {
 
     /// Takes up new certificate files, and says what of them needs somebody.
     fn look_at_certificates(&mut self) {
-        let Some(keeper) = &self.tls else { return };
-        let standing = on_disk(&self.lamp, || keeper.look());
+        let looked: Vec<_> =
+            on_disk(&self.lamp, || self.certificates.iter().map(|(serves, keeper)| (*serves, keeper.look())).collect());
+        // Two listeners may share a file: what is the same is said once, of the first.
+        let first = |of: fn(&TlsStanding) -> Option<&String>| {
+            looked.iter().find_map(|(serves, standing)| of(standing).map(|text| format!("for {serves}: {text}")))
+        };
         let details = [
-            (DeviceCondition::CertificateUnusable, standing.unusable),
-            (DeviceCondition::CertificateExpiring, standing.expiring),
-            (DeviceCondition::CertificateNotLoaded, standing.not_loaded),
+            (DeviceCondition::CertificateUnusable, first(|standing| standing.unusable.as_ref())),
+            (DeviceCondition::CertificateExpiring, first(|standing| standing.expiring.as_ref())),
+            (DeviceCondition::CertificateNotLoaded, first(|standing| standing.not_loaded.as_ref())),
         ];
         for (condition, text) in details {
             self.set_condition(condition, text.is_some());
