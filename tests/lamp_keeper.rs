@@ -41,7 +41,7 @@ fn holds_within(limit: Duration, mut what: impl FnMut() -> bool) -> bool {
 }
 
 /// A keeper's process with a folder of lamps and a socket.
-struct Box_ {
+struct Room {
     dir: tempfile::TempDir,
     child: Child,
 }
@@ -52,7 +52,7 @@ fn keeper_command(dir: &Path) -> Command {
     command
 }
 
-impl Box_ {
+impl Room {
     fn start() -> Self {
         Self::start_with(|_| {})
     }
@@ -111,7 +111,7 @@ impl Box_ {
     }
 }
 
-impl Drop for Box_ {
+impl Drop for Room {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -150,7 +150,7 @@ fn signal(child: &Child, name: &str) {
 
 #[test]
 fn a_service_that_says_nothing_any_more_shows_a_fault_within_two_seconds() {
-    let room = Box_::start();
+    let room = Room::start();
     let mut service = room.service();
     assert!(service.say_until(Lamp::Ready, || green_of(room.lights())));
     // The connection stays open: a stopped or deadlocked process looks like this.
@@ -161,7 +161,7 @@ fn a_service_that_says_nothing_any_more_shows_a_fault_within_two_seconds() {
 
 #[test]
 fn a_service_that_dies_shows_a_fault_at_once_and_one_that_says_goodbye_leaves_the_box_dark() {
-    let room = Box_::start();
+    let room = Room::start();
     let mut service = room.service();
     assert!(service.say_until(Lamp::Working, || green_of(room.lights())));
     drop(service);
@@ -179,7 +179,7 @@ fn a_service_that_dies_shows_a_fault_at_once_and_one_that_says_goodbye_leaves_th
 
 #[test]
 fn a_service_whose_work_stands_still_shows_a_fault() {
-    let room = Box_::start();
+    let room = Room::start();
     let mut service = room.service();
     assert!(service.say_until(Lamp::Working, || green_of(room.lights())));
     service.0.say(ToKeeper::Said { lamp: Lamp::Working, sound: false }).expect("said");
@@ -188,7 +188,7 @@ fn a_service_whose_work_stands_still_shows_a_fault() {
 
 #[test]
 fn bytes_that_are_no_words_end_their_own_connection_alone() {
-    let room = Box_::start();
+    let room = Room::start();
     let mut service = room.service();
     assert!(service.say_until(Lamp::Ready, || green_of(room.lights())));
     let mut seed = 1_u64;
@@ -221,7 +221,7 @@ fn bytes_that_are_no_words_end_their_own_connection_alone() {
 
 #[test]
 fn nonsense_from_the_service_itself_is_a_fault() {
-    let room = Box_::start();
+    let room = Room::start();
     let mut stream = UnixStream::connect(room.socket()).expect("connects");
     stream.write_all(&ToKeeper::Hello(Role::Service).encode()).expect("said");
     stream.write_all(&ToKeeper::Said { lamp: Lamp::Ready, sound: true }.encode()).expect("said");
@@ -232,7 +232,7 @@ fn nonsense_from_the_service_itself_is_a_fault() {
 
 #[test]
 fn the_newest_service_wins() {
-    let room = Box_::start();
+    let room = Room::start();
     let mut old = room.service();
     assert!(old.say_until(Lamp::Ready, || green_of(room.lights())));
     let mut new = room.service();
@@ -253,7 +253,7 @@ fn the_newest_service_wins() {
 
 #[test]
 fn strangers_who_hold_every_connection_cannot_keep_the_service_out() {
-    let room = Box_::start();
+    let room = Room::start();
     let strangers: Vec<_> = (0..PEERS_MAX * 3).filter_map(|_| UnixStream::connect(room.socket()).ok()).collect();
     let mut service = room.service();
     assert!(service.say_until(Lamp::Ready, || green_of(room.lights())));
@@ -265,7 +265,7 @@ fn a_broken_configuration_still_lights_the_lamp() {
     let folder = tempfile::tempdir().expect("folder");
     let config = folder.path().join("config.toml");
     std::fs::write(&config, "[dicom\nlisten = 7\n[board]\nprofile = \"led-class\"\n").expect("written");
-    let room = Box_::start_with(|command| {
+    let room = Room::start_with(|command| {
         command.arg("--config").arg(&config);
     });
     let mut service = room.service();
@@ -282,7 +282,7 @@ fn a_keeper_that_is_killed_or_stands_still_is_seen_by_its_watchdog_and_leaves_no
         let folder = tempfile::tempdir().expect("folder");
         let notify = UnixDatagram::bind(folder.path().join("notify")).expect("bound");
         notify.set_read_timeout(Some(TURN)).expect("set");
-        let mut room = Box_::start_with(|command| {
+        let mut room = Room::start_with(|command| {
             command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "1000000");
         });
         let mut service = room.service();
@@ -317,7 +317,7 @@ fn a_keeper_that_is_killed_or_stands_still_is_seen_by_its_watchdog_and_leaves_no
         assert!(keeper_command(room.dir.path()).arg("--leave").status().expect("runs").success());
         assert!(!room.lights().green && clock() - from < TWO_SECONDS, "{how}: {:?} after {:?}", room.lights(), clock() - from);
         // And it comes back: the service's next words are heard.
-        room.child = Box_::spawn(room.dir.path(), |_| {});
+        room.child = Room::spawn(room.dir.path(), |_| {});
         let mut service = room.service();
         assert!(service.say_until(Lamp::Ready, || green_of(room.lights())));
     }
@@ -325,7 +325,7 @@ fn a_keeper_that_is_killed_or_stands_still_is_seen_by_its_watchdog_and_leaves_no
 
 #[test]
 fn a_test_takes_the_lamp_and_gives_it_back_and_a_critical_finding_ends_it() {
-    let room = Box_::start();
+    let room = Room::start();
     let mut service = room.service();
     assert!(service.say_until(Lamp::Ready, || green_of(room.lights())));
     let mut test = Link::open(&room.socket(), Role::Test).expect("connects");
@@ -431,6 +431,35 @@ fn the_services_lamp_and_presses_go_through_a_keeper_that_comes_goes_and_comes_b
         assert!(live_until(&handle, &mut notices, &mut seen, failing), "{seen:?}");
         seen.clear();
     }
+}
+
+/// systemd holds the socket of a keeper that cannot start: nobody takes the connections, and one day there is no more room for them.
+#[test]
+fn a_socket_that_takes_no_connections_stops_neither_the_lamps_heartbeat_nor_the_end() {
+    let folder = tempfile::tempdir().expect("folder");
+    let socket = folder.path().join("lamp.sock");
+    let listener = UnixListener::bind(&socket).expect("bound");
+    let filled: Vec<_> = (0..5000)
+        .map_while(|_| {
+            let (connected, attempt) = std::sync::mpsc::channel();
+            let socket = socket.clone();
+            std::thread::spawn(move || connected.send(UnixStream::connect(socket)));
+            attempt.recv_timeout(Duration::from_millis(500)).ok()
+        })
+        .collect();
+    assert!(filled.len() < 5000, "the socket is full");
+    let (sender, mut notices) = channel(16);
+    let handle = keeper_client::start(&socket, LampOptions::new(clock), sender).expect("started");
+    handle.show(Lamp::Ready);
+    let mut seen = Vec::new();
+    let told = |seen: &[BoardNotice]| matches!(seen.first(), Some(BoardNotice::Failing(_)));
+    assert!(live_until(&handle, &mut notices, &mut seen, told), "{seen:?}");
+    let turns = handle.view().frames();
+    assert!(holds_within(TWO_SECONDS, || handle.view().frames() > turns + 2), "the heartbeat goes on");
+    let from = clock();
+    drop(handle);
+    assert!(clock() - from < TWO_SECONDS);
+    drop((listener, filled));
 }
 
 #[test]

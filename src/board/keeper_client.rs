@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -130,17 +130,36 @@ struct Talk {
 impl Talk {
     fn run(&mut self) {
         while !self.stopping() {
-            match Link::open(&self.socket, Role::Service) {
-                Ok(link) => {
-                    if let Err(error) = self.talk(link) {
-                        self.away(&error);
-                    }
-                }
-                Err(error) => self.away(&error),
+            if let Err(error) = self.connect().and_then(|link| self.talk(link)) {
+                self.away(&error);
             }
             if !self.stopping() {
                 self.turn();
                 thread::sleep(RETRY_PAUSE);
+            }
+        }
+    }
+
+    /// Connects on a thread of its own: while nobody takes connections from a full socket (systemd holds it for a keeper that cannot start),
+    /// connecting blocks, and this thread must go on turning. There is one attempt at a time.
+    fn connect(&mut self) -> std::io::Result<Link> {
+        let (found, attempt) = mpsc::sync_channel(1);
+        let socket = self.socket.clone();
+        thread::Builder::new().name("lamp-connect".to_owned()).spawn(move || {
+            // Nobody listens any more when the service ends.
+            let _ = found.send(Link::open(&socket, Role::Service));
+        })?;
+        let from = (self.clock)();
+        loop {
+            self.turn();
+            match attempt.recv_timeout(RETRY_PAUSE) {
+                Ok(link) => return link,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(ErrorKind::BrokenPipe.into()),
+                Err(mpsc::RecvTimeoutError::Timeout) if self.stopping() => return Err(ErrorKind::Interrupted.into()),
+                Err(mpsc::RecvTimeoutError::Timeout) if (self.clock)().saturating_sub(from) > KEEPER_SILENT => {
+                    self.away(&std::io::Error::new(ErrorKind::TimedOut, "it takes no connection"));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
         }
     }

@@ -179,10 +179,25 @@ enum BoardAction {
         #[arg(long)]
         seconds: Option<u64>,
     },
-    /// Lamps and button, one after the other.
+    /// Every light, the buzzer and the button, one after the other; asks what you see where it runs in a terminal.
     Test {
         #[command(flatten)]
         board: BoardChoice,
+        /// One JSON object per part of the board and nothing else on stdout; asks nothing.
+        #[arg(long)]
+        json: bool,
+        /// Ask nothing: what the board took counts as seen.
+        #[arg(long)]
+        yes: bool,
+        /// Seconds for each light where nothing is asked.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Seconds to wait for the button; 0 leaves it out.
+        #[arg(long, default_value_t = crate::board::command::BUTTON_SECONDS)]
+        button_seconds: u64,
+        /// Only measure for so many seconds how evenly frames come.
+        #[arg(long, value_name = "SECONDS")]
+        jitter: Option<u64>,
     },
 }
 
@@ -228,6 +243,9 @@ pub struct BoardChoice {
     /// Configuration file that names the board.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Socket of the lamp keeper, which is asked for its lamps when it runs; by default the configuration's, else the box's unless --profile is given.
+    #[arg(long, value_name = "FILE")]
+    keeper: Option<PathBuf>,
 }
 
 /// What a command ends with.
@@ -278,7 +296,9 @@ pub fn run() -> ExitCode {
         },
         Command::Board { action } => match action {
             BoardAction::Show { board, lamp, seconds } => tools::board_show(&board, lamp.as_deref(), seconds),
-            BoardAction::Test { board } => tools::board_test(&board),
+            BoardAction::Test { board, json, yes, seconds, button_seconds, jitter } => {
+                tools::board_test(&board, &tools::BoardTest { json, yes, seconds, button_seconds, jitter_seconds: jitter })
+            }
         },
         Command::Config { action: ConfigAction::Check { config } } => tools::config_check(&config),
         Command::Identity { dir, force } => identity::run(&dir, force),
