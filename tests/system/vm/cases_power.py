@@ -1,0 +1,203 @@
+"""Power cuts of the whole box: what was acknowledged is found after the next boot. With controls that must lose something.
+
+The disk is `nbd.py`'s: at the cut all that was not flushed is dropped, or a random half of its sectors kept. The emulator is killed, what the
+platter holds is judged on this machine (index, files, hashes: the judge of tests/system/power_cut.py), and the box boots from it. Every
+boot is a true one: a snapshot would bring the memory back.
+"""
+import contextlib
+import pathlib
+import random
+import sys
+import tempfile
+import time
+
+import scene as scenes
+from bundles import NEW_VERSION
+from cases_update import bundles_of, slot, starts, version
+from nbd import Disk
+from qemu import Failed, wait_until
+
+sys.path.insert(0, str(scenes.HERE.parent))
+import disks  # noqa: E402
+import power_cut  # noqa: E402
+from wire import Senders  # noqa: E402
+
+SENDERS, WARM_UP = 2, 6
+# Sectors that must be in the drive's cache alone when the plug is pulled, and how long the test waits for such a moment.
+AT_STAKE, AT_STAKE_S = 40, 20
+# Turns the syncs of the service into nothing: systemd's filter answers them with success before the kernel sees them.
+NO_SYNC = "[Service]\\nSystemCallFilter=fsync:0 fdatasync:0 sync_file_range:0 syncfs:0 msync:0\\n"
+
+
+class Told:
+    """What peers had been told before the cut, in the shape that `power_cut.judge` takes."""
+
+    def __init__(self, senders):
+        self.instances, self.sent = senders.snapshot(), dict(senders.sent)
+        self.verdicts, self.acknowledgements, self.alerts = set(), set(), set()
+
+
+@contextlib.contextmanager
+def mounted_data(scene, platter):
+    """The data partition of a raw disk, a copy of it, mounted: ext4 replays its journal. Yields the service's state folder."""
+    begin, n_bytes = scene.image.partition(platter, "data")
+    with tempfile.TemporaryDirectory(dir=scene.folder) as folder:
+        copy = pathlib.Path(folder) / "data"
+        scenes.run("dd", f"if={platter}", f"of={copy}", "bs=1M", f"skip={begin}", f"count={n_bytes}", "iflag=skip_bytes,count_bytes", "conv=sparse")
+        with disks.Mounted(copy, pathlib.Path(folder) / "mnt") as mounted:
+            yield mounted.at / scene.image.state_in_data
+
+
+def boot_on(scene, disk):
+    return scene.box(disk.drive)
+
+
+def senders_of(box, rng):
+    return Senders(box.machine.port["dicom"], SENDERS, rng)
+
+
+def cut_once(scene, platter, seed, control=None):
+    """Boots, sends, cuts: (faults that the judge found, what was told, (sectors at stake, kept))."""
+    rng = random.Random(seed)
+    with Disk(platter, scene.folder) as disk:
+        with boot_on(scene, disk) as box:
+            box.lamps.wait(("ready", "degraded", "indeterminate", "working", "suspicious"), scenes.BOOT_S)
+            box.wait_ready(120)
+            if control == "syncs left out":
+                box.shell("mkdir -p /run/systemd/system/scanside.service.d; "
+                          f"printf '{NO_SYNC}' > /run/systemd/system/scanside.service.d/90-test.conf; systemctl daemon-reload; systemctl restart scanside", 300)
+                box.wait_ready(120)
+            elif control == "disk that lies":
+                disk.lie(True)
+            senders = senders_of(box, rng)
+            try:
+                wait_until("nothing is acknowledged", 120, lambda: senders.n_acknowledged >= WARM_UP, 0.05)
+                begin = senders.n_acknowledged
+                due = begin + rng.randint(5, 40)
+                wait_until("no acknowledgements any more", 120, lambda: senders.n_acknowledged >= due, 0.005)
+                time.sleep(rng.random() * 0.2)
+                mode = "drop" if control else rng.choice(("drop", "subset"))
+                at_stake = disk.cut(mode, seed, AT_STAKE, AT_STAKE_S)
+            finally:
+                box.machine.end()
+                senders.stop()
+    told = Told(senders)
+    with mounted_data(scene, platter) as state:
+        faults = power_cut.judge(state, told)
+    return faults, told, at_stake, mode
+
+
+def check_box(box, told):
+    """The box that booted on what was left: it lists every study with at least the acknowledged images, and takes new ones."""
+    box.wait_ready(scenes.BOOT_S)
+    listed = {study["study_instance_uid"]: study["n_instances"] for study in box.studies()}
+    counts = {}
+    for study, _ in told.instances.values():
+        counts[study] = counts.get(study, 0) + 1
+    short = {study: (listed.get(study, 0), n) for study, n in counts.items() if listed.get(study, 0) < n}
+    assert not short, f"the box lists fewer images than it acknowledged (listed, acknowledged): {short}"
+    return sum(counts.values())
+
+
+def needs_root():
+    why = disks.available()
+    return f"SKIP {why}" if why else None
+
+
+def power(scene):
+    """The plug is pulled while two scanners send: every acknowledged image is there, whole, after the next boot; nothing is torn."""
+    why = needs_root()
+    if why:
+        return why
+    platter = scene.raw_disk("platter")
+    sums = {"cuts": 0, "acknowledged": 0, "found": 0, "sectors at stake": 0, "kept": 0}
+    everything = None
+    for seed in scene.seeds:
+        faults, told, (at_stake, kept), mode = cut_once(scene, platter, seed)
+        everything = merged(everything, told)
+        lost = sum(n for what, n in faults.items() if what.startswith("acknowledged"))
+        found = len(told.instances) - lost
+        print(f"     power: seed {seed} ({mode}): {len(told.instances)} acknowledged, {found} found whole; {at_stake} sectors at stake, {kept} kept; {faults or 'nothing lost'}", flush=True)
+        for key, n in zip(sums, (1, len(told.instances), found, at_stake, kept)):
+            sums[key] += n
+        assert not faults, f"seed {seed}: {faults}"
+    # The box itself, after the last cut: all that was acknowledged in any round.
+    with Disk(platter, scene.folder) as disk, boot_on(scene, disk) as box:
+        n = check_box(box, everything)
+        name, _ = box.lamps.wait(("ready", "degraded", "indeterminate", "working", "suspicious"), 240)
+    scene.figures["power cuts"] = sums
+    return f"{sums['cuts']} cuts, {sums['acknowledged']} acknowledged, {sums['found']} found; the box lists all {n} after the last boot, the lamps show {name}"
+
+
+def merged(everything, told):
+    if everything is None:
+        return told
+    everything.instances.update(told.instances)
+    everything.sent.update(told.sent)
+    return everything
+
+
+def power_control(scene):
+    """The same cut with the service's syncs turned into nothing must lose acknowledged images, else the test has no teeth."""
+    return control(scene, "syncs left out")
+
+
+def power_lie(scene):
+    """The same cut on a disk that answers a flush and keeps nothing must lose acknowledged images."""
+    return control(scene, "disk that lies")
+
+
+def control(scene, how):
+    why = needs_root()
+    if why:
+        return why
+    platter = scene.raw_disk("platter-control")
+    seed = scene.seeds[0]
+    faults, told, (at_stake, _), _ = cut_once(scene, platter, seed, how)
+    platter.unlink()
+    lost = sum(n for what, n in faults.items() if what.startswith("acknowledged"))
+    assert lost, f"{how}, seed {seed}: {len(told.instances)} acknowledged, {at_stake} sectors dropped, and nothing is lost ({faults}): no teeth"
+    scene.figures[f"control: {how}"] = {"acknowledged": len(told.instances), "lost": lost, "sectors dropped": at_stake}
+    return f"{how}, seed {seed}: {lost} of {len(told.instances)} acknowledged images lost, {at_stake} sectors dropped: detected, as it must be"
+
+
+def power_update(scene):
+    """The plug is pulled while an update is written: the box always boots one of the two versions, and can be updated afterwards."""
+    bundle, notes = bundles_of(scene).make("good"), []
+    for seed in scene.seeds if scene.long else scene.seeds[:1]:
+        rng, platter = random.Random(seed), scene.raw_disk("platter-update")
+        with Disk(platter, scene.folder) as disk:
+            with boot_on(scene, disk) as box:
+                box.wait_ready(scenes.BOOT_S)
+                old, before = version(box), disk.ask("count")[0]
+                box.plug_stick(scene.folder, {"update.raucb": bundle})
+                wait_until("the update does not begin", 120, lambda: installing(box), 0.5)
+                # Anywhere from the first blocks to the restart into the new version.
+                wait_s = rng.uniform(0, 25)
+                time.sleep(wait_s)
+                at_stake, kept = disk.cut(rng.choice(("drop", "subset")), seed, 1, 5)
+                tried = starts(box.machine.console())
+                box.machine.end()
+        with Disk(platter, scene.folder) as disk, boot_on(scene, disk) as box:
+            wait_until("the box does not boot", 2 * scenes.BOOT_S, box.has_shell, 2, box.machine.check_alive)
+            name, _ = box.lamps.wait(("ready", "degraded"), scenes.BOOT_S)
+            box.wait_ready(120)
+            now, where = version(box), slot(box)
+            assert (now, where) in ((old, "A"), (NEW_VERSION, "B")), (now, where)
+            notes.append(f"seed {seed}: cut {wait_s:.0f} s into the update ({at_stake} sectors at stake, {kept} kept, slots started {tried}): boots {now} from {where}, {name}")
+        platter.unlink()
+    scene.figures["power cut during an update"] = {"cuts": len(notes), "last": notes[-1]}
+    return "; ".join(notes)
+
+
+def installing(box):
+    try:
+        text = box.shell("cat /proc/loadavg >/dev/null; rauc status --output-format=shell >/dev/null 2>&1; busctl get-property de.pengutronix.rauc / "
+                         "de.pengutronix.rauc.Installer Operation", 30, check=False)
+    except Failed:
+        return True  # it has restarted already
+    return "installing" in text
+
+
+CASES = {"power": power, "power_control": power_control, "power_lie": power_lie, "power_update": power_update}
+LONG = {"power_lie"}
