@@ -111,6 +111,15 @@ class Box:
         answer = self.get("/api/v1/studies")[1]
         return answer["studies"] if isinstance(answer, dict) else answer
 
+    def settle(self, seconds=120):
+        """Waits for every study's verdict, acknowledges what asks for it, and waits for the ready light."""
+        done = lambda: all(study["verdict"] and not study["provisional"] for study in self.studies())
+        wait_until("no verdict", seconds, done, 0.5, self.machine.check_alive)
+        for study in self.studies():
+            if study["needs_acknowledgement"]:
+                self.get(f"/api/v1/studies/{study['study_instance_uid']}/acknowledge", post={"by": "test"})
+        self.lamps.wait(("ready", "degraded"), seconds)
+
     def wait_ready(self, seconds, why="the service does not answer"):
         wait_until(f"{why}; the lamps show {self.lamps.describe()}", seconds, self.answers, 0.3, self.machine.check_alive)
 

@@ -43,7 +43,7 @@ def wait_slot(box, want, seconds):
         except Failed:
             return False
     wait_until(f"slot {want} does not run; the loader tried {starts(box.machine.console())}", seconds, there, 2, box.machine.check_alive)
-    box.lamps.wait(("ready", "degraded", "indeterminate"), 240)
+    box.lamps.wait(("ready", "degraded"), 240)
     box.wait_ready(60)
 
 
@@ -58,6 +58,7 @@ def update(scene):
     with scene.snapshot_box() as box:
         old = version(box)
         box.send(scene.studies()["plain"][:3])
+        box.settle()
         plugged = time.monotonic()
         stick = box.plug_stick(scene.folder, {"update.raucb": bundle})
         reset, _, _ = box.machine.monitor.wait_event(("RESET",), plugged, INSTALL_S)
