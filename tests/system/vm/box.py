@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 
 from lamps import Lamps
-from qemu import Failed, Machine, wait_until
+from qemu import Deadline, Failed, Machine, wait_until
 
 SHELL_TIMEOUT_S = 120
 MARK = "__scanside_mark__"
@@ -42,15 +42,20 @@ class Box:
 
     def shell(self, command, timeout_s=SHELL_TIMEOUT_S, check=True, on_mark=None):
         """Runs it as root; returns what it printed. `on_mark(time)` is called when the command prints the line `$MARK`."""
-        began = time.monotonic()
+        deadline = Deadline(timeout_s, self.machine)
         text = f"export MARK={MARK}\n( {command}\n) 2>&1\necho {MARK}rc=$?\nexit\n"
         try:
             with socket.create_connection(("127.0.0.1", self.machine.port["shell"]), timeout=timeout_s) as link:
                 link.sendall(text.encode())
                 out = b""
+                link.settimeout(1)
                 while True:
-                    link.settimeout(max(0.1, began + timeout_s - time.monotonic()))
-                    part = link.recv(65536)
+                    try:
+                        part = link.recv(65536)
+                    except TimeoutError:
+                        if deadline.over():
+                            raise
+                        continue
                     if not part:
                         break
                     out += part
@@ -114,14 +119,14 @@ class Box:
     def settle(self, seconds=120):
         """Waits for every study's verdict, acknowledges what asks for it, and waits for the ready light."""
         done = lambda: all(study["verdict"] and not study["provisional"] for study in self.studies())
-        wait_until("no verdict", seconds, done, 0.5, self.machine.check_alive)
+        wait_until("no verdict", seconds, done, 0.5, self.machine)
         for study in self.studies():
             if study["needs_acknowledgement"]:
                 self.get(f"/api/v1/studies/{study['study_instance_uid']}/acknowledge", post={"by": "test"})
         self.lamps.wait(("ready", "degraded"), seconds)
 
     def wait_ready(self, seconds, why="the service does not answer"):
-        wait_until(f"{why}; the lamps show {self.lamps.describe()}", seconds, self.answers, 0.3, self.machine.check_alive)
+        wait_until(f"{why}; the lamps show {self.lamps.describe()}", seconds, self.answers, 0.3, self.machine)
 
     # -- DICOM, with dcmtk
 

@@ -32,7 +32,7 @@ def full(scene):
     with scene.snapshot_box() as box:
         assert store_one(box, rng) == 0
         box.shell(f"df -k {DATA}; free=$(df -k {DATA} | awk 'END {{print $4}}'); fallocate -l $((free - 1024))k {DATA}/ballast")
-        status = wait_until("an image is still accepted", 60, lambda: refused(box, rng), 0.5)
+        status = wait_until("an image is still accepted", 60, lambda: refused(box, rng), 0.5, machine=box.machine)
         assert status == RESOURCES, f"refused with 0x{status:04X}"
         # dcmtk reads the same.
         said = subprocess.run(["storescu", "-d", "-aec", "SCANSIDE", "127.0.0.1", str(box.machine.port["dicom"]), str(scene.studies()["plain"][0])],
@@ -43,7 +43,7 @@ def full(scene):
         assert {"disk-full", "disk-nearly-full"} & set(causes), causes
         box.shell(f"rm {DATA}/ballast")
         freed = time.monotonic()
-        wait_until("still refused after there is room", 60, lambda: store_one(box, rng) == 0, 1)
+        wait_until("still refused after there is room", 60, lambda: store_one(box, rng) == 0, 1, machine=box.machine)
         box.lamps.wait(("ready", "indeterminate"), 90)
         return f"refused with 0xA700, the lamps show {name} ({', '.join(causes)}); accepted again {time.monotonic() - freed:.0f} s after there was room"
 
@@ -134,7 +134,7 @@ def factory_reset(scene):
         n_console = len(box.machine.console())
         at = box.lamps.press(10.6)
         box.machine.monitor.wait_event(("RESET", "GUEST_RESET", "SHUTDOWN"), at, 120)
-        wait_until("the box does not come back", scenes.BOOT_S, box.has_shell, 2, box.machine.check_alive)
+        wait_until("the box does not come back", scenes.BOOT_S, box.has_shell, 2, box.machine)
         name, _ = box.lamps.wait(("ready", "degraded"), 240)
         left = box.shell(f"find {STATE}/instances -name '*.dcm' 2>/dev/null | wc -l")
         assert left == "0", f"{left} images are left"

@@ -59,7 +59,7 @@ def hang(scene):
         before = pid_of(box, SERVICE)
         at = strike(box, f"@ kill -STOP {before}")
         dark_s, shown = no_green(box, at, at + 8, PROCESS_EMULATED_S)
-        wait_until("the watchdog does not restart it", 120, lambda: pid_or_none(box, SERVICE) not in (None, before), 1, box.machine.check_alive)
+        wait_until("the watchdog does not restart it", 120, lambda: pid_or_none(box, SERVICE) not in (None, before), 1, box.machine)
         restarted = time.monotonic()
         _, back = box.lamps.wait("ready", 180)
         box.wait_ready(30)
@@ -105,7 +105,7 @@ def link(scene):
             raise Failed(f"without a link the lamps show {box.lamps.describe()}")
         box.machine.set_link(True)
         up = time.monotonic()
-        wait_until("not reachable after the link came back", 60, box.echo, 0.5)
+        wait_until("not reachable after the link came back", 60, box.echo, 0.5, machine=box.machine)
         back_s = time.monotonic() - up
         box.lamps.wait("ready", 60)
         return f"without a link the lamps show {name}; C-ECHO answered {back_s:.1f} s after it came back"

@@ -25,7 +25,7 @@ def flagged(scene):
         box.send(files)
         sent = time.monotonic()
         _, lit = box.lamps.wait("critical", LAMP_S_MAX)
-        wait_until("no alert came", ALERT_S_MAX, lambda: len(scene.hook.received) > n_before, 0.1, box.machine.check_alive)
+        wait_until("no alert came", ALERT_S_MAX, lambda: len(scene.hook.received) > n_before, 0.1, box.machine)
         alerted = time.monotonic()
         good, _, alert = scene.hook.received[n_before]
         assert good, "the alert's signature is wrong"
@@ -58,7 +58,7 @@ def button(scene):
         assert one_study(box)["needs_acknowledgement"]
         pressed = box.lamps.press(0.3)
         name, since = box.lamps.wait(("ready", "degraded"), 20)
-        wait_until("the acknowledgement is not recorded", 20, lambda: not one_study(box)["needs_acknowledgement"])
+        wait_until("the acknowledgement is not recorded", 20, lambda: not one_study(box)["needs_acknowledgement"], machine=box.machine)
         study = one_study(box)
         assert study["acknowledged_by"] and "button" in study["acknowledged_by"].lower(), study["acknowledged_by"]
         assert study["verdict"] == "flagged", "the record must stay"

@@ -64,9 +64,9 @@ def send_and_cut(box, disk, rng, mode, seed, told):
     """Lets two scanners send and pulls the plug: (acknowledged in this round, (sectors at stake, kept))."""
     senders = Senders(box.machine.port["dicom"], SENDERS, rng)
     try:
-        wait_until("nothing is acknowledged", 120, lambda: senders.n_acknowledged >= WARM_UP, 0.05)
+        wait_until("nothing is acknowledged", 120, lambda: senders.n_acknowledged >= WARM_UP, 0.05, machine=box.machine)
         due = senders.n_acknowledged + rng.randint(5, 40)
-        wait_until("no acknowledgements any more", 120, lambda: senders.n_acknowledged >= due, 0.005)
+        wait_until("no acknowledgements any more", 120, lambda: senders.n_acknowledged >= due, 0.005, machine=box.machine)
         time.sleep(rng.random() * 0.2)
         at_stake = disk.cut(mode, seed, rng.choice(AT_STAKE), AT_STAKE_S)
     finally:
@@ -182,7 +182,7 @@ def power_update(scene):
                 box.wait_ready(scenes.BOOT_S)
                 old, before = version(box), disk.ask("count")[0]
                 box.plug_stick(scene.folder, {"update.raucb": bundle})
-                wait_until("the update does not begin", 120, lambda: installing(box), 0.5)
+                wait_until("the update does not begin", 120, lambda: installing(box), 0.5, machine=box.machine)
                 # Anywhere from the first blocks to the restart into the new version.
                 wait_s = rng.uniform(0, 25)
                 time.sleep(wait_s)
@@ -190,7 +190,7 @@ def power_update(scene):
                 tried = starts(box.machine.console())
                 box.machine.end()
         with Disk(platter, scene.folder) as disk, boot_on(scene, disk) as box:
-            wait_until("the box does not boot", 2 * scenes.BOOT_S, box.has_shell, 2, box.machine.check_alive)
+            wait_until("the box does not boot", 2 * scenes.BOOT_S, box.has_shell, 2, box.machine)
             name, _ = box.lamps.wait(("ready", "degraded"), scenes.BOOT_S)
             box.wait_ready(120)
             now, where = version(box), slot(box)

@@ -42,13 +42,13 @@ def wait_slot(box, want, seconds):
             return slot(box) == want
         except Failed:
             return False
-    wait_until(f"slot {want} does not run; the loader tried {starts(box.machine.console())}", seconds, there, 2, box.machine.check_alive)
+    wait_until(f"slot {want} does not run; the loader tried {starts(box.machine.console())}", seconds, there, 2, box.machine)
     box.lamps.wait(("ready", "degraded"), 240)
     box.wait_ready(60)
 
 
 def wait_good(box, name):
-    states = wait_until(f"slot {name} is not marked good", 120, lambda: slot_states(box)[0].get(name) == "good" and slot_states(box)[0], 2)
+    states = wait_until(f"slot {name} is not marked good", 120, lambda: slot_states(box)[0].get(name) == "good" and slot_states(box)[0], 2, machine=box.machine)
     return states
 
 
@@ -86,7 +86,7 @@ def broken_update(scene):
         stick = box.plug_stick(scene.folder, {"update.raucb": bundle})
         reset, _, _ = box.machine.monitor.wait_event(("RESET",), plugged, INSTALL_S)
         box.machine.unplug_stick(stick)
-        wait_until("slot B was never tried", 120, lambda: "B" in [name for name, _ in starts(box.machine.console()[n_console:])], 1, box.machine.check_alive)
+        wait_until("slot B was never tried", 120, lambda: "B" in [name for name, _ in starts(box.machine.console()[n_console:])], 1, box.machine)
         seen = []
 
         def back():
@@ -95,7 +95,7 @@ def broken_update(scene):
                 seen[:] = tried
             return tried and tried[-1][0] == "A"
 
-        wait_until(f"the box does not go back; the loader tried {seen}", 900, back, 1, box.machine.check_alive)
+        wait_until(f"the box does not go back; the loader tried {seen}", 900, back, 1, box.machine)
         wait_slot(box, "A", scenes.BOOT_S)
         back_s = time.monotonic() - reset
         assert version(box) == old, version(box)
@@ -112,7 +112,7 @@ def refused(scene):
             before, n_console = slot_states(box)[0], len(box.machine.console())
             plugged = time.monotonic()
             stick = box.plug_stick(scene.folder, {"update.raucb": bundle})
-            why = wait_until(f"{what}: nobody says that it was refused", REFUSE_S, lambda: refusal(box), 2)
+            why = wait_until(f"{what}: nobody says that it was refused", REFUSE_S, lambda: refusal(box), 2, machine=box.machine)
             box.machine.unplug_stick(stick)
             time.sleep(3)
             assert slot(box) == "A" and not starts(box.machine.console()[n_console:]), "the box started again"

@@ -6,8 +6,7 @@ import subprocess
 
 from qemu import Failed
 
-# Debian's qemu-efi-aarch64; the second name is that of other distributions.
-FIRMWARES = ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "/usr/share/edk2/aarch64/QEMU_EFI.fd")
+TEST_DISK, PRODUCT_DISK, FIRMWARE, DEVICETREE = "scanside-qemu-virt-test.img", "scanside-qemu-virt.img", "QEMU_EFI.fd", "scanside-qemu-virt.dtb"
 
 
 class Image:
@@ -20,9 +19,9 @@ class Image:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder).resolve()
-        self.disk = self.folder / "scanside-qemu-virt-test.img"
-        if not self.disk.exists():
-            raise SystemExit(f"{self.disk} is missing: board/image/build --board qemu-virt --test-shell --out {folder}")
+        self.disk = next((self.folder / name for name in (TEST_DISK, PRODUCT_DISK) if (self.folder / name).exists()), None)
+        if self.disk is None:
+            raise SystemExit(f"{self.folder / TEST_DISK} is missing: board/image/build --board qemu-virt --test-shell --out {folder}")
         self.keys = self.folder / "keys"
         self.state_in_data = "scanside"
 
@@ -30,12 +29,9 @@ class Image:
         """(certificate, key) with which the image's updates are signed."""
         return self.keys / "signer.pem", self.keys / "signer.key"
 
-    def boot(self, folder):
-        """Options of the emulator that boot the disk: firmware, as a device tree machine."""
-        firmware = next((path for path in FIRMWARES if pathlib.Path(path).exists()), None)
-        if firmware is None:
-            raise Failed("no UEFI firmware for aarch64: apt-get install qemu-efi-aarch64")
-        return ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={firmware}"]
+    def boot(self):
+        """Options of the emulator that boot the disk by its own boot loader: UEFI firmware, and the board's device tree."""
+        return ["-bios", str(self.folder / FIRMWARE), "-dtb", str(self.folder / DEVICETREE)]
 
     @staticmethod
     def claim_code(console):

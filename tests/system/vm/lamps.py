@@ -5,7 +5,7 @@ medium priority yellow 0.4-0.8 Hz). `classify` is pure; `Lamps` waits on live li
 """
 import time
 
-from qemu import Failed
+from qemu import Deadline, Failed
 from qtest import Lines
 
 RED, YELLOW, GREEN, BUZZER, BUTTON = 0, 1, 2, 4, 5
@@ -101,13 +101,13 @@ class Lamps:
     def wait(self, names, seconds):
         """Waits until one of `names` is shown; returns (name, when it began)."""
         names = (names,) if isinstance(names, str) else tuple(names)
-        end = time.monotonic() + seconds
+        deadline = Deadline(seconds, self.machine)
         while True:
             name = self.state(names)
             if name:
                 return name, self.began(name)
-            if time.monotonic() > end:
-                raise Failed(f"after {seconds:.0f} s the lamps show {self.describe()}, not {' or '.join(names)}")
+            if deadline.over():
+                raise Failed(f"{deadline} the lamps show {self.describe()}, not {' or '.join(names)}")
             self.machine.check_alive()
             time.sleep(0.1)
 

@@ -82,7 +82,7 @@ class Scene:
         forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323}
         reach = {HOOK_ADDRESS: f"{sys.executable} {HERE / 'relay.py'} {self.hook.server_address[1]}"}
         drives = [(f"if=none,id=disk,{drive}", "virtio-blk-pci,drive=disk,romfile=,bootindex=0")]
-        return Box(Machine(folder, self.image.boot(self.folder), drives, forward, reach, loadvm=loadvm), self.image.web_is_secure)
+        return Box(Machine(folder, self.image.boot(), drives, forward, reach, loadvm=loadvm), self.image.web_is_secure)
 
     def overlay(self, name):
         """A fresh, writable disk on top of the image."""
