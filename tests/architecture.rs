@@ -67,8 +67,6 @@ fn a_room_imports_only_the_rooms_that_the_table_allows() {
         ("web", &["domain", "journal", "config", "secure", "spool"]),
         ("config", pure),
         ("synth", pure),
-        // The lamp keeper: a program that must not depend on anything that can hang.
-        ("bin", &["board"]),
     ]
     .into();
     let mut faults = Vec::new();
@@ -76,10 +74,8 @@ fn a_room_imports_only_the_rooms_that_the_table_allows() {
         let room = room_of(&path);
         let Some(may) = allowed.get(room) else { continue };
         for (number, line) in shipped_code(&text).lines().enumerate() {
-            // A program of its own names the library by its name.
-            let path_of_library = if room == "bin" { "scanside::" } else { "crate::" };
-            for (at, _) in line.match_indices(path_of_library) {
-                let other: String = line[at + path_of_library.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            for (at, _) in line.match_indices("crate::") {
+                let other: String = line[at + "crate::".len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 if !other.is_empty() && other != room && !may.contains(&other.as_str()) {
                     faults.push(format!("{path}: line {} of its code: {room} imports {other}", number + 1));
                 }
@@ -110,8 +106,7 @@ fn a_third_party_crate_stays_in_its_room() {
         ("axum", &["web/"]),
         ("maud", &["web/"]),
         ("sysinfo", &["health/"]),
-        ("sd_notify", &["health/", "bin/scanside-keeper.rs"]),
-        ("listenfd", &["bin/scanside-keeper.rs"]),
+        ("sd_notify", &["health/"]),
         ("scanside_lamp", &["domain/device.rs", "board/"]),
         ("tracing_journald", &["journal/"]),
         ("clap", &["cli/", "main.rs"]),

@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use scanside::board::choice::BoardNames;
-use scanside::board::keeper::{Keeper, KeeperNote, KeeperOptions, in_words};
-use scanside::board::leds::LedClassBoard;
-use scanside::board::{self, Board, BoardProfile, Driver};
+use scanside_keeper::board::choice::BoardNames;
+use scanside_keeper::board::keeper::{Keeper, KeeperNote, KeeperOptions, in_words};
+use scanside_keeper::board::leds::LedClassBoard;
+use scanside_keeper::board::{self, Board, BoardProfile, Driver};
 use sd_notify::NotifyState;
 
 const USAGE: &str = "Draws the lamps of the box, and shows a fault when the service is silent.

@@ -12,11 +12,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use scanside::board::keeper::{Keeper, KeeperOptions, PEERS_MAX};
-use scanside::board::keeper_client::{self, Link};
-use scanside::board::keeper_protocol::{FRAME_BYTES, FromKeeper, Role, ToKeeper};
-use scanside::board::{BoardNotice, LampHandle, LampOptions, Lights, SimBoard, SimPanel};
-use scanside::domain::Lamp;
+use scanside_keeper::board::keeper::{Keeper, KeeperOptions, PEERS_MAX};
+use scanside_keeper::board::keeper_client::{self, Link};
+use scanside_keeper::board::keeper_protocol::{FRAME_BYTES, FromKeeper, Role, ToKeeper};
+use scanside_keeper::board::{BoardNotice, LampHandle, LampOptions, Lights, SimBoard, SimPanel};
+use scanside_keeper::domain::Lamp;
 use tokio::sync::mpsc::{Receiver, channel};
 
 /// What the room may see of a dead service.
