@@ -26,6 +26,7 @@ pub mod infer;
 pub mod journal;
 pub mod prepare;
 pub mod receive;
+pub mod secure;
 pub mod service;
 pub mod signal;
 pub mod spool;

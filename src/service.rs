@@ -20,13 +20,16 @@ mod backlog;
 pub mod budget;
 mod conductor;
 pub mod events;
+mod facts;
 mod fetch;
 pub mod folder;
+mod health_file;
 pub mod npu;
 mod past;
 pub mod pipeline;
 mod settings;
 mod sink;
+mod sockets;
 pub mod speed;
 pub mod stage_bench;
 mod status;
@@ -36,6 +39,7 @@ mod vitals;
 
 pub use appliance::Service;
 pub use settings::certificate_notes;
+pub use sockets::Handed;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -46,6 +46,29 @@ fn the_installed_model_answers_as_onnx_runtime_to_the_last_bit() {
     assert!(layers.len() > 15 && total >= layers.iter().map(|layer| layer.median).sum::<std::time::Duration>());
 }
 
+/// Whoever watches the lamp counts on this: a network that runs makes a step far more often than the limit of a network that is wedged.
+#[test]
+fn a_network_that_runs_says_so_far_more_often_than_the_limit_of_a_wedged_one() {
+    let package = ModelPackage::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/cns-mri")).expect("a package");
+    let mut engine = TractEngine::new(&package, options(2)).expect("loads");
+    let steps = engine.steps();
+    let running = std::thread::spawn(move || engine.self_test(&package).expect("bit-equal"));
+    let (mut seen, mut moved, mut longest, mut n_seen) = (steps.seen().n, clock(), Duration::ZERO, 0_u32);
+    while !running.is_finished() {
+        let (n, now) = (steps.seen().n, clock());
+        if n != seen {
+            // Before the first step the package's files are read.
+            longest = if n_seen > 0 { longest.max(now - moved) } else { longest };
+            (seen, moved, n_seen) = (n, now, n_seen + 1);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.join().expect("ran");
+    println!("{seen} steps, the longest took {longest:?}");
+    assert!(seen > 100, "{seen} steps");
+    assert!(longest < Duration::from_millis(scanside::domain::work::INFERRING_STILL_MS_MAX), "{longest:?} between two steps");
+}
+
 /// A copy of the tiny package with one file changed.
 fn altered(file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");

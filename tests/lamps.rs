@@ -256,11 +256,13 @@ fn a_board_that_hangs_shows_in_the_heartbeat_and_does_not_hang_the_end() {
 
 mod commands {
     use super::clock;
-    use scanside::board::command::{CommandError, ShowRequest, show, test};
+    use scanside::board::command::{CommandError, ShowRequest, TestRequest, show, test};
 
     fn request<'a>(profile: &'a str, lamp: Option<&'a str>) -> ShowRequest<'a> {
-        ShowRequest { profile, profiles_dir: None, lamp, seconds: Some(0), colour: false, clock }
+        ShowRequest { profile, profiles_dir: None, keeper: None, lamp, seconds: Some(0), colour: false, clock }
     }
+
+    const SCRIPTED: TestRequest<'static> = TestRequest { json: false, button_seconds: 1, jitter_seconds: None, ask: None };
 
     #[test]
     fn show_draws_the_lamp_that_was_named() {
@@ -268,11 +270,11 @@ mod commands {
         show(&ShowRequest { seconds: Some(1), ..request("sim", Some("degraded")) }, &mut out).expect("shown");
         let text = String::from_utf8(out).expect("text");
         assert!(text.contains(". Y G degraded: Works, but IT must look.\n"), "{text}");
-        assert!(text.contains("simulated"), "{text}");
+        assert!(text.contains("simulated") && text.contains("When the process that draws dies"), "{text}");
     }
 
     #[test]
-    fn show_dark_returns_at_once_for_the_stop_hook() {
+    fn show_dark_returns_at_once_for_a_stop_hook() {
         let mut out = Vec::new();
         let from = clock();
         show(&ShowRequest { seconds: None, ..request("sim", Some("dark")) }, &mut out).expect("shown");
@@ -293,17 +295,42 @@ mod commands {
     }
 
     #[test]
-    fn test_reports_how_evenly_frames_came() {
+    fn a_scripted_test_says_one_line_for_each_part_of_the_board() {
         let mut out = Vec::new();
-        let result = test(&ShowRequest { seconds: Some(1), ..request("sim", None) }, &mut out);
+        let result = test(&request("sim", None), &SCRIPTED, &mut out);
         let text = String::from_utf8(out).expect("text");
-        assert!(text.contains("late by") && text.contains("Button: this profile has none."), "{text}");
-        for lamp in ["ready", "working", "degraded", "indeterminate", "suspicious", "fault", "critical"] {
-            assert!(text.contains(&format!("{lamp}: ")), "{lamp} in {text}");
+        for line in ["red: shown", "yellow: shown", "green: shown", "buzzer: this board has none", "button: this board has none"] {
+            assert!(text.contains(line), "{line} in {text}");
         }
+        assert!(text.contains("late by"), "{text}");
         // A machine that runs a whole test suite may be overloaded, and then the command must say just that.
         if let Err(error) = result {
             assert!(error.to_string().contains("unevenly"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_light_that_the_person_does_not_see_fails_the_test_by_name() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let ask = |question: &str| {
+            asked.borrow_mut().push(question.to_owned());
+            let (answer, answered) = std::sync::mpsc::channel();
+            answer.send(!question.contains("yellow")).expect("listens");
+            answered
+        };
+        let error = test(&request("sim", None), &TestRequest { ask: Some(&ask), ..SCRIPTED }, &mut Vec::new()).expect_err("fails");
+        assert!(error.to_string().contains("yellow") && !error.to_string().contains("red"), "{error}");
+        assert_eq!(asked.borrow().len(), 3, "red, yellow, green: {:?}", asked.borrow());
+    }
+
+    #[test]
+    fn as_json_there_is_one_object_for_each_part_and_nothing_else() {
+        let mut out = Vec::new();
+        let _ = test(&request("sim", None), &TestRequest { json: true, ..SCRIPTED }, &mut out);
+        let text = String::from_utf8(out).expect("text");
+        let parts: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        let names: Vec<_> = parts.iter().filter_map(|part| part["part"].as_str()).collect();
+        assert_eq!(names, ["red", "yellow", "green", "buzzer", "button", "frames"]);
+        assert!(parts.iter().take(3).all(|part| part["ok"] == true), "{text}");
     }
 }

@@ -12,7 +12,9 @@ use scanside::deliver::verdict_json;
 use scanside::domain::*;
 use scanside::journal::{Event, Journal, Level};
 use scanside::spool::{Acknowledgement, Delivery, StoredVerdict, StudyDetail, StudyState, StudySummary};
-use scanside::web::{ModelStatus, NamedText, Probe, Stage, StatusSnapshot, VersionInfo, WebCommand, WebState, WorkItem, serve};
+use scanside::web::{
+    BoxFacts, ModelStatus, NamedText, Probe, Stage, StatusSnapshot, VersionInfo, WebCommand, WebState, WorkItem, serve,
+};
 use serde_json::Value;
 use support::FakeStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -325,6 +327,8 @@ async fn serving(status: StatusSnapshot) -> Box_ {
         commands: sender,
         host_names: vec!["triage.hospital.example".to_owned()],
         speed: std::sync::Arc::new(|| Some(measured())),
+        login: None,
+        facts: std::sync::Arc::new(BoxFacts::default),
         clock: now,
     };
     tokio::spawn(serve(listener, state, stopping));

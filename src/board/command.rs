@@ -1,45 +1,80 @@
-//! `scanside board show` and `scanside board test`: a profile in -> lamps one after the other; text and an exit status out.
+//! `scanside board show` and `scanside board test`: a board in -> its lights one after the other; text (or JSON) and an exit status out.
 //!
-//! `show` draws each lamp (or the one named) for some seconds and always leaves the board dark: it is also what the unit's stop
-//! hook calls (`--lamp dark`). `test` does the same, then waits for the button and reports how evenly the frames came.
-//! Exit status as in DESIGN.md section 4: 0 done, 1 the board failed, 2 the profile or the lamp's name is wrong.
+//! Both go through the lamp keeper when it runs, in its role for tests, so that they never draw against it; else a keeper's loop of their own
+//! draws on the board that the profile names. The lights are given back at the end, whatever happens: the keeper ends a test by itself when its
+//! words stop, and a loop of our own leaves the board dark. Exit status as in DESIGN.md section 4: 0 done, 1 the board failed (or the person
+//! saw something else), 2 the profile or the lamp's name is wrong.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::lamp_thread::{self, BoardNotice, LampHandle, LampOptions};
-use super::pattern::{LAMPS, lamp_named};
-use super::profile::{BoardProfile, Driver};
+use scanside_lamp::TestEnd;
+use scanside_lamp::life::TEST_MS_MAX;
+
+use super::draw::FRAME;
+use super::keeper::{self, Keeper, KeeperNote, KeeperOptions};
+use super::keeper_client::Link;
+use super::keeper_protocol::{FromKeeper, KeeperState, Role, ToKeeper};
+use super::profile::{BoardProfile, Driver, Output};
 use super::sim::draw_lamp;
-use super::{BoardError, ProfileError};
+use super::{BoardError, JitterStats, LAMPS, Lights, ProfileError, lamp_named};
 use crate::domain::Lamp;
 
+/// Socket of the lamp keeper on a box.
+pub const KEEPER_SOCKET: &str = "/run/scanside-keeper/lamp.sock";
 /// How long each lamp is shown unless the caller says otherwise: one whole turn of the slowest pattern.
 pub const SECONDS_EACH: u64 = 4;
-/// How long `test` waits for the button.
-pub const BUTTON_WAIT: Duration = Duration::from_secs(15);
+/// How long a light burns in a scripted test.
+const LIGHT_SECONDS: u64 = 1;
+/// How long `test` waits for the button, s, unless the caller says otherwise.
+pub const BUTTON_SECONDS: u64 = 15;
 /// Half of the frames may be at most this late, and 99 of 100 the second, before `test` fails: the eye does not see less than a
 /// frame (20 ms). GUESS: to be measured on a loaded Raspberry Pi.
 const JITTER_MEDIAN_US_MAX: u64 = 5_000;
 const JITTER_P99_US_MAX: u64 = 20_000;
+/// Words are repeated this often: the keeper ends a test that says nothing for 2 s.
+const WORD_PERIOD: Duration = Duration::from_millis(200);
+/// How long the keeper has to answer.
+const WELCOME_WAIT: Duration = Duration::from_secs(2);
+/// Why there is no test.
+const REFUSED: &str = "needs the lamps: the service shows a critical finding or a fault, or another test runs; try again when that is over";
+/// How long the board has to show what it was told.
+const SHOW_WAIT: Duration = Duration::from_secs(1);
 
-/// What to show.
+/// Which board, and how to show it.
 #[derive(Clone, Debug)]
 pub struct ShowRequest<'a> {
-    /// Name of the profile.
+    /// Name of the profile, for a board without a keeper; with a keeper it is the keeper's.
     pub profile: &'a str,
     /// Folder of the site's profiles.
     pub profiles_dir: Option<&'a Path>,
+    /// Socket of the lamp keeper; where nobody answers there, the board is drawn directly.
+    pub keeper: Option<&'a Path>,
     /// Name of one lamp, or all.
     pub lamp: Option<&'a str>,
-    /// Seconds for each lamp, at most 3600; by default [`SECONDS_EACH`], none for the dark lamp alone.
+    /// Seconds for each lamp, at most 3600 (through a keeper 120 in all); by default [`SECONDS_EACH`], none for the dark lamp alone.
     pub seconds: Option<u64>,
     /// Whether the text may have colour and be redrawn in place (a terminal).
     pub colour: bool,
-    /// The clock of [`LampOptions::clock`].
+    /// A clock that never goes back.
     pub clock: fn() -> Duration,
+}
+
+/// How to test.
+#[derive(Clone, Copy)]
+pub struct TestRequest<'a> {
+    /// One JSON object per line and nothing else.
+    pub json: bool,
+    /// Seconds to wait for the button; 0 leaves it out.
+    pub button_seconds: u64,
+    /// Only measure how evenly frames come, for so many seconds.
+    pub jitter_seconds: Option<u64>,
+    /// Asks the person a question and gives their yes or no; `None` for a script. The board is kept alive meanwhile.
+    pub ask: Option<&'a dyn Fn(&str) -> std::sync::mpsc::Receiver<bool>>,
 }
 
 /// Why a board command did not succeed.
@@ -57,6 +92,9 @@ pub enum CommandError {
     /// lamps or button do not work
     #[error("the board {0}")]
     Failed(String),
+    /// the keeper does not let the lamp go
+    #[error("the lamp keeper {0}")]
+    Keeper(String),
     /// the text could not be written
     #[error("the output cannot be written: {0}")]
     Output(#[from] std::io::Error),
@@ -68,155 +106,378 @@ impl CommandError {
     pub const fn exit_status(&self) -> u8 {
         match self {
             Self::Profile(_) | Self::UnknownLamp(_) => 2,
-            Self::Board(_) | Self::Failed(_) | Self::Output(_) => 1,
+            Self::Board(_) | Self::Failed(_) | Self::Keeper(_) | Self::Output(_) => 1,
         }
     }
 }
 
-/// Shows the lamps one after the other, or the one named, and leaves the board dark.
+/// Shows the lamps one after the other, or the one named, and gives the board back.
 ///
 /// # Errors
 /// [`CommandError`]; its text goes to stderr, its status to the shell.
 pub fn show(request: &ShowRequest<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let profile = BoardProfile::load(request.profile, request.profiles_dir)?;
     let only = request.lamp.map(|name| lamp_named(name).ok_or_else(|| CommandError::UnknownLamp(name.to_owned()))).transpose()?;
-    describe(&profile, out)?;
-    if only == Some(Lamp::Dark) && request.seconds.is_none() {
-        // Opening a board leaves it dark; written once more so that a failing lamp is told.
-        super::open(&profile)?.set_lamps(super::Lights::DARK)?;
-        writeln!(out, "{}", draw_lamp(Lamp::Dark, super::Lights::DARK, request.colour))?;
-        return Ok(());
-    }
-    let mut session = Session::start(&profile, request)?;
+    let mut session = Session::start(request)?;
+    session.describe(out)?;
+    let each = Duration::from_secs(request.seconds.unwrap_or(SECONDS_EACH).min(3600));
     match only {
-        Some(lamp) => session.show(lamp, out)?,
-        None => session.show_all(out)?,
+        Some(Lamp::Dark) if request.seconds.is_none() => session.show(Lamp::Dark, FRAME, request.colour, out)?,
+        Some(lamp) => session.show(lamp, each, request.colour, out)?,
+        None => {
+            for lamp in LAMPS.into_iter().filter(|&lamp| lamp != Lamp::Dark) {
+                session.show(lamp, each, request.colour, out)?;
+            }
+        }
     }
     session.check()
 }
 
-/// Shows every lamp, waits for the button where there is one, and reports how evenly frames came.
+/// Tests every light, the buzzer and the button, and how evenly frames come.
 ///
 /// # Errors
-/// [`CommandError::Failed`] when a lamp or the button failed, was not pressed in time, or the frames came too late.
-pub fn test(request: &ShowRequest<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let profile = BoardProfile::load(request.profile, request.profiles_dir)?;
-    describe(&profile, out)?;
-    let mut session = Session::start(&profile, request)?;
-    session.show_all(out)?;
-    session.check()?;
-    if profile.button.is_some() {
-        writeln!(out, "Press the button within {} s.", BUTTON_WAIT.as_secs())?;
-        if !session.wait_for_press()? {
-            return Err(CommandError::Failed("saw no press of the button: check its pin and polarity in the profile".to_owned()));
+/// [`CommandError::Failed`] names everything that failed, was not seen or not pressed, or that frames came too late.
+pub fn test(request: &ShowRequest<'_>, how: &TestRequest<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
+    let mut session = Session::start(request)?;
+    if !how.json {
+        session.describe(out)?;
+    }
+    let mut report = Report { json: how.json, failed: Vec::new() };
+    match how.jitter_seconds {
+        Some(seconds) => session.measure(Duration::from_secs(seconds.min(3600)))?,
+        None => {
+            session.test_lights(request, how, &mut report, out)?;
+            session.test_button(how, &mut report, out)?;
         }
-        writeln!(out, "Button: pressed.")?;
-    } else {
-        writeln!(out, "Button: this profile has none.")?;
     }
-    let view = session.handle.view();
-    let stats = view.jitter();
-    writeln!(
-        out,
-        "Frames: {} drawn, {} missed; late by {:.1} ms (median), {:.1} ms (99 %), {:.1} ms (worst).",
-        view.frames(),
-        view.frames_missed(),
-        ms(stats.median_us),
-        ms(stats.p99_us),
-        ms(stats.max_us)
-    )?;
+    let stats = session.state.jitter;
+    report.frames(&session.state, out)?;
+    session.check()?;
     if stats.median_us > JITTER_MEDIAN_US_MAX || stats.p99_us > JITTER_P99_US_MAX {
-        return Err(CommandError::Failed("draws unevenly: the processor is overloaded".to_owned()));
+        report.failed.push("draws unevenly: the processor is overloaded".to_owned());
     }
-    Ok(())
+    if report.failed.is_empty() { Ok(()) } else { Err(CommandError::Failed(report.failed.join("; "))) }
 }
 
-#[allow(clippy::cast_precision_loss)] // for display
-fn ms(us: u64) -> f64 {
-    us as f64 / 1000.0
+/// What came of each part, as lines.
+struct Report {
+    json: bool,
+    failed: Vec<String>,
 }
 
-fn describe(profile: &BoardProfile, out: &mut dyn Write) -> Result<(), CommandError> {
-    writeln!(out, "Board {}: {}", profile.name, profile.description)?;
-    if profile.driver == Driver::Sim {
-        writeln!(out, "This board is simulated: no lamp is driven, only this text shows it.")?;
+impl Report {
+    /// One line for a part of the board.
+    fn part(&mut self, name: &str, result: &str, failed: Option<String>, out: &mut dyn Write) -> Result<(), CommandError> {
+        if self.json {
+            writeln!(out, r#"{{"part":"{name}","ok":{},"result":"{result}"}}"#, failed.is_none())?;
+        } else {
+            writeln!(out, "{name}: {result}")?;
+        }
+        out.flush()?;
+        self.failed.extend(failed);
+        Ok(())
     }
-    Ok(())
+
+    #[allow(clippy::cast_precision_loss)] // for display
+    fn frames(&self, state: &KeeperState, out: &mut dyn Write) -> Result<(), CommandError> {
+        let JitterStats { n, median_us, p99_us, max_us } = state.jitter;
+        if self.json {
+            let late = format!(r#"{{"median":{median_us},"p99":{p99_us},"max":{max_us}}}"#);
+            writeln!(out, r#"{{"part":"frames","n":{n},"missed":{},"late_us":{late}}}"#, state.frames_missed)?;
+        } else {
+            let ms = |us: u64| us as f64 / 1000.0;
+            writeln!(
+                out,
+                "Frames: {n} drawn, {} missed; late by {:.1} ms (median), {:.1} ms (99 %), {:.1} ms (worst).",
+                state.frames_missed,
+                ms(median_us),
+                ms(p99_us),
+                ms(max_us)
+            )?;
+        }
+        Ok(())
+    }
 }
 
-/// A running lamp thread with what the commands need around it.
+/// A board of our own: a keeper's loop on a thread, behind a socket in a folder that nobody else can enter.
+struct OwnLoop {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    dir: tempfile::TempDir,
+}
+
+impl OwnLoop {
+    fn start(profile: &BoardProfile, clock: fn() -> Duration) -> Result<Self, CommandError> {
+        let board = super::open(profile)?;
+        let dir = tempfile::tempdir()?;
+        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("lamp.sock"))?;
+        let keeper = Keeper::new(board, listener, KeeperOptions::of(profile, clock, 1))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let run = move || {
+            keeper.run(|_: KeeperNote| match stopped.load(Ordering::Acquire) {
+                true => std::ops::ControlFlow::Break(()),
+                false => std::ops::ControlFlow::Continue(()),
+            });
+        };
+        let thread = thread::Builder::new().name("lamp".to_owned()).spawn(run)?;
+        Ok(Self { stop, thread: Some(thread), dir })
+    }
+}
+
+impl Drop for OwnLoop {
+    /// The loop leaves the board dark. A driver that hangs must not hang the end of the command.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for _ in 0..100 {
+            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+                let _ = self.thread.take().map(JoinHandle::join);
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A test of a keeper, or of a board of our own behind one.
 struct Session {
-    handle: LampHandle,
-    notices: tokio::sync::mpsc::Receiver<BoardNotice>,
+    link: Link,
     clock: fn() -> Duration,
-    each: Duration,
-    colour: bool,
-    failure: Option<String>,
-    pressed: bool,
+    word: ToKeeper,
+    said_at: Duration,
+    state: KeeperState,
+    trouble: Option<String>,
+    n_presses: u64,
+    has_button: bool,
+    /// The description of the board, and whether it is the keeper's.
+    profile: BoardProfile,
+    of_keeper: bool,
+    /// Dropped after the link has said goodbye.
+    _own: Option<OwnLoop>,
 }
 
 impl Session {
-    fn start(profile: &BoardProfile, request: &ShowRequest<'_>) -> Result<Self, CommandError> {
-        let (sender, notices) = tokio::sync::mpsc::channel(16);
-        let mut options = LampOptions::new(request.clock);
-        options.debounce_ms = profile.button.as_ref().map_or(options.debounce_ms, |button| button.debounce_ms);
-        let handle = lamp_thread::start(super::open(profile)?, options, sender)?;
-        let each = Duration::from_secs(request.seconds.unwrap_or(SECONDS_EACH).min(3600));
-        Ok(Self { handle, notices, clock: request.clock, each, colour: request.colour, failure: None, pressed: false })
+    fn start(request: &ShowRequest<'_>) -> Result<Self, CommandError> {
+        let kept = match request.keeper.map(|socket| Link::open(socket, Role::Test)) {
+            Some(Ok(link)) => Some(link),
+            // Nobody listens: no keeper runs. Anything else, such as a missing right, must not end in two who draw.
+            Some(Err(error)) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => None,
+            Some(Err(error)) => {
+                let text = format!("cannot be reached: {error}; do this as root or as a member of the group scanside");
+                return Err(CommandError::Keeper(text));
+            }
+            None => None,
+        };
+        let named = BoardProfile::load(request.profile, request.profiles_dir);
+        let (link, own, of_keeper) = match kept {
+            Some(link) => (link, None, true),
+            None => {
+                let own = OwnLoop::start(named.as_ref().map_err(Clone::clone)?, request.clock)?;
+                (Link::open(&own.dir.path().join("lamp.sock"), Role::Test)?, Some(own), false)
+            }
+        };
+        let (mut link, limit) = (link, (request.clock)() + WELCOME_WAIT);
+        let (name, has_button) = loop {
+            match link.hear() {
+                Ok(Some(FromKeeper::Welcome { profile, has_button, .. })) => break (profile, has_button),
+                Ok(Some(FromKeeper::TestRefused)) => return Err(CommandError::Keeper(REFUSED.to_owned())),
+                Ok(_) if (request.clock)() < limit => {}
+                Ok(_) => return Err(CommandError::Keeper("does not answer".to_owned())),
+                Err(error) => return Err(CommandError::Keeper(format!("does not answer: {error}"))),
+            }
+        };
+        let profile = match of_keeper {
+            true => BoardProfile::load(&name, request.profiles_dir)?,
+            false => named?,
+        };
+        let (word, said_at, state) = (ToKeeper::TestLamp(Lamp::Dark), Duration::ZERO, KeeperState::default());
+        let clock = request.clock;
+        Ok(Self { link, clock, word, said_at, state, trouble: None, n_presses: 0, has_button, profile, of_keeper, _own: own })
     }
 
-    fn show_all(&mut self, out: &mut dyn Write) -> Result<(), CommandError> {
-        LAMPS.into_iter().filter(|&lamp| lamp != Lamp::Dark).try_for_each(|lamp| self.show(lamp, out))
+    /// What the board is, and what it shows when the process that draws dies.
+    fn describe(&self, out: &mut dyn Write) -> Result<(), CommandError> {
+        let profile = &self.profile;
+        writeln!(out, "Board {}: {}", profile.name, profile.description)?;
+        if profile.driver == Driver::Sim {
+            writeln!(out, "This board is simulated: no lamp is driven, only this text shows it.")?;
+        }
+        let place = |output: &Output| match (&output.led, output.pin) {
+            (Some(led), _) => format!("LED {led}"),
+            (None, Some(pin)) => format!("GPIO {pin}{}", if output.active_low { ", lit when low" } else { "" }),
+            (None, None) => "see the profile".to_owned(),
+        };
+        if let Some(lamps) = &profile.lamps {
+            writeln!(out, "Lights: red {}; yellow {}; green {}.", place(&lamps.red), place(&lamps.yellow), place(&lamps.green))?;
+        }
+        let buzzer = profile.buzzer.as_ref().map_or_else(|| "none".to_owned(), place);
+        writeln!(out, "Buzzer: {buzzer}. Button: {}.", if self.has_button { "one" } else { "none" })?;
+        let who = if self.of_keeper { "the lamp keeper, which is asked for its lamps" } else { "this command, directly" };
+        writeln!(out, "Drawn by {who}. When the process that draws dies, {}.", when_it_dies(profile.driver))?;
+        Ok(())
+    }
+
+    /// Says what is to be shown from now on.
+    fn say(&mut self, word: ToKeeper) -> Result<(), CommandError> {
+        self.word = word;
+        self.said_at = (self.clock)();
+        self.link.say(word).map_err(|error| CommandError::Keeper(format!("has gone: {error}")))
+    }
+
+    /// Repeats the word when it is time, and takes what the keeper says; returns within 40 ms.
+    fn turn(&mut self) -> Result<(), CommandError> {
+        if (self.clock)().saturating_sub(self.said_at) >= WORD_PERIOD {
+            self.say(self.word)?;
+        }
+        match self.link.hear().map_err(|error| CommandError::Keeper(format!("has gone: {error}")))? {
+            Some(FromKeeper::State(state)) => self.state = state,
+            Some(FromKeeper::Press(number)) => {
+                self.n_presses += 1;
+                self.link.say(ToKeeper::PressTaken(number)).map_err(|error| CommandError::Keeper(format!("has gone: {error}")))?;
+            }
+            Some(FromKeeper::Trouble(text)) => self.trouble = Some(text.as_str().to_owned()),
+            Some(FromKeeper::TestRefused | FromKeeper::TestOver(TestEnd::Needed)) => {
+                return Err(CommandError::Keeper(REFUSED.to_owned()));
+            }
+            Some(FromKeeper::TestOver(_)) => {
+                return Err(CommandError::Keeper(format!("took the lamps back: a test ends after {} s", TEST_MS_MAX / 1000)));
+            }
+            Some(FromKeeper::Welcome { .. }) | None => {}
+        }
+        Ok(())
+    }
+
+    fn turn_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Result<bool, CommandError> {
+        let until = (self.clock)() + limit;
+        while !done(self) {
+            if (self.clock)() >= until {
+                return Ok(false);
+            }
+            self.turn()?;
+        }
+        Ok(true)
     }
 
     /// In a terminal the line is redrawn as the lamp blinks; elsewhere there is one line per lamp.
-    fn show(&mut self, lamp: Lamp, out: &mut dyn Write) -> Result<(), CommandError> {
-        self.handle.show(lamp);
-        let until = (self.clock)() + self.each;
+    fn show(&mut self, lamp: Lamp, each: Duration, colour: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+        self.say(ToKeeper::TestLamp(lamp))?;
+        let is_shown = |session: &Self| keeper::shown(&session.state).0 == lamp && session.state.testing;
+        self.turn_until(SHOW_WAIT, |session| is_shown(session) || session.state.failing)?;
+        let until = (self.clock)() + each;
         let mut drawn = false;
-        while (self.clock)() < until {
-            self.turn();
-            let (shown, lights) = self.handle.current();
-            if shown == lamp && (self.colour || !drawn) {
+        loop {
+            let (shown, lights) = keeper::shown(&self.state);
+            if shown == lamp && (colour || !drawn) {
                 drawn = true;
-                if self.colour {
+                if colour {
                     write!(out, "\r{}", draw_lamp(lamp, lights, true))?;
                     out.flush()?;
                 } else {
                     writeln!(out, "{}", draw_lamp(lamp, lights, false))?;
                 }
             }
+            if (self.clock)() >= until {
+                break;
+            }
+            self.turn()?;
         }
-        if self.colour && drawn {
+        if colour && drawn {
             writeln!(out)?;
         }
+        self.check()
+    }
+
+    fn test_lights(
+        &mut self,
+        request: &ShowRequest<'_>,
+        how: &TestRequest<'_>,
+        report: &mut Report,
+        out: &mut dyn Write,
+    ) -> Result<(), CommandError> {
+        let one = |bits| Lights::from_bits(bits);
+        let buzzer = self.profile.buzzer.is_some();
+        for (name, lights, there) in
+            [("red", one(1), true), ("yellow", one(2), true), ("green", one(4), true), ("buzzer", one(8), buzzer)]
+        {
+            if !there {
+                report.part(name, "this board has none", None, out)?;
+                continue;
+            }
+            self.say(ToKeeper::TestLights(lights))?;
+            let shown = self.turn_until(SHOW_WAIT, |session| session.state.lights == lights.bits() && session.state.testing)?;
+            if !shown || self.state.failing {
+                let cause = self.trouble.clone().unwrap_or_else(|| "the board did not take it".to_owned());
+                report.part(name, "failed", Some(format!("failed to switch {name}: {cause}")), out)?;
+                continue;
+            }
+            let Some(ask) = how.ask else {
+                self.turn_until(Duration::from_secs(request.seconds.unwrap_or(LIGHT_SECONDS)), |_| false)?;
+                report.part(name, "shown", None, out)?;
+                continue;
+            };
+            let what = if name == "buzzer" { "Does the buzzer sound?".to_owned() } else { format!("Does the {name} light burn, and it alone?") };
+            let answer = ask(&what);
+            let mut seen = None;
+            self.turn_until(Duration::from_millis(TEST_MS_MAX), |_| {
+                // A person who has gone answers nothing, and that is no.
+                seen = match answer.try_recv() {
+                    Ok(seen) => Some(seen),
+                    Err(std::sync::mpsc::TryRecvError::Empty) => None,
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => Some(false),
+                };
+                seen.is_some()
+            })?;
+            match seen {
+                Some(true) => report.part(name, "seen", None, out)?,
+                _ => report.part(name, "not seen", Some(format!("was not seen to switch {name}: check its wiring and the profile")), out)?,
+            }
+        }
+        self.say(ToKeeper::TestLights(Lights::DARK))
+    }
+
+    fn test_button(&mut self, how: &TestRequest<'_>, report: &mut Report, out: &mut dyn Write) -> Result<(), CommandError> {
+        if !self.has_button {
+            return report.part("button", "this board has none", None, out);
+        }
+        if how.button_seconds == 0 {
+            return report.part("button", "left out", None, out);
+        }
+        if !how.json {
+            writeln!(out, "Press the button within {} s.", how.button_seconds)?;
+        }
+        let before = self.n_presses;
+        if self.turn_until(Duration::from_secs(how.button_seconds), |session| session.n_presses > before)? {
+            return report.part("button", "pressed", None, out);
+        }
+        let failed = "saw no press of the button: check its pin and polarity in the profile".to_owned();
+        report.part("button", "not pressed", Some(failed), out)
+    }
+
+    /// Draws a blinking lamp and measures. Through a keeper the figures are those since its start.
+    fn measure(&mut self, time: Duration) -> Result<(), CommandError> {
+        let time = if self.of_keeper { time.min(Duration::from_millis(TEST_MS_MAX - 5_000)) } else { time };
+        self.say(ToKeeper::TestLamp(Lamp::Suspicious))?;
+        self.turn_until(time, |_| false)?;
         Ok(())
     }
 
-    /// Waits one frame and takes what the thread reported.
-    fn turn(&mut self) {
-        self.handle.alive();
-        thread::sleep(lamp_thread::FRAME);
-        while let Ok(notice) = self.notices.try_recv() {
-            match notice {
-                BoardNotice::ButtonPressed => self.pressed = true,
-                BoardNotice::Failing(text) => self.failure = Some(text),
-                BoardNotice::Recovered | BoardNotice::DeadManReleased { .. } => {}
-            }
-        }
-    }
-
-    fn wait_for_press(&mut self) -> Result<bool, CommandError> {
-        self.pressed = false;
-        let until = (self.clock)() + BUTTON_WAIT;
-        while (self.clock)() < until && !self.pressed {
-            self.turn();
-        }
-        self.check()?;
-        Ok(self.pressed)
-    }
-
     fn check(&self) -> Result<(), CommandError> {
-        self.failure.as_ref().map_or(Ok(()), |text| Err(CommandError::Failed(format!("failed: {text}"))))
+        let trouble = || self.trouble.clone().unwrap_or_else(|| "lamps or button cannot be used".to_owned());
+        if self.state.failing { Err(CommandError::Failed(format!("failed: {}", trouble()))) } else { Ok(()) }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Without it the keeper ends the test when the connection does; that is as good.
+        let _ = self.link.say(ToKeeper::Goodbye);
+    }
+}
+
+/// What the room sees of a board whose process has died; between that and the stop hook nobody draws.
+fn when_it_dies(driver: Driver) -> &'static str {
+    match driver {
+        Driver::Sim => "there is nothing to see",
+        Driver::LedClass => "the lamps stay as they were until the stop hook of its unit has run: then the kernel draws a fault, or they are dark",
+        _ => "the lamps stay as they were until the stop hook of its unit has run: then they show a fault or are dark",
     }
 }

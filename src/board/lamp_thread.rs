@@ -7,8 +7,10 @@
 //! ```
 //!
 //! - **Dead man's switch.** If nobody calls [`LampHandle::alive`] for longer than [`LampOptions::dead_man`], the thread shows
-//!   [`Lamp::Fault`] by itself until the next sign of life. When the handle is dropped (orderly end or a panic that unwinds) it
-//!   switches everything off and ends. A process that is killed is the business of the unit's stop hook.
+//!   [`Lamp::Fault`] by itself until the next sign of life. A task that waits for the disk says so ([`LampHandle::excused`]) and has
+//!   [`EXCUSE`] instead. When the handle is dropped (orderly end or a panic that unwinds) it switches everything off and ends. A process
+//!   that is killed is the business of the lamp keeper (`keeper.rs`), which on a box draws instead of this thread: then the handle's
+//!   thread is the one of `keeper_client.rs`.
 //! - **Bounds.** The queue holds [`QUEUE_MAX`] lamps; at the bound the newest one is kept aside by the handle and sent with the next
 //!   `show` or `alive`: what the lamp ends on is never lost. Notices that find their channel full are counted and dropped: presses
 //!   are acknowledgements of what the room sees, and the room still sees it.
@@ -17,7 +19,7 @@
 //!   they succeed. Only a notice allocates (a press, a failing lamp), never a frame.
 //! - **No drift.** Each deadline is the one before plus 20 ms, not "now plus 20 ms". Frames that were missed are counted and skipped.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -25,21 +27,19 @@ use std::time::Duration;
 use heapless::spsc::{Consumer, Producer, Queue};
 use tokio::sync::mpsc::Sender;
 
-use super::debounce::Debounce;
+use scanside_lamp::life::DEAD_MAN_MS;
+use scanside_lamp::{Debounce, lamp_number, lamp_of_number};
+
+pub use super::draw::{FRAME, FRAMES_PER_S};
+use super::draw::{Grid, Pen, PenNote};
 use super::jitter::{Jitter, JitterStats};
-use super::pattern::{lamp_number, lamp_of_number};
 use super::{Board, BoardError, Lights, lights_at};
 use crate::domain::Lamp;
 
-/// Frames per second.
-pub const FRAMES_PER_S: u32 = 50;
-/// Time of one frame.
-pub const FRAME: Duration = Duration::from_millis(1000 / FRAMES_PER_S as u64);
 /// Lamps that may wait for the thread: more changes than that within one frame are kept as "the newest".
 pub const QUEUE_MAX: usize = 15;
-/// Unchanged lights are written again after this many frames (1 s), so that a lamp that lost its state comes back; a failing lamp
-/// is tried again as often.
-const REFRESH_FRAMES: u64 = 50;
+/// A task that waits for the disk may be silent for this long: an SD card's worst writes take seconds, and that is slow, not dead.
+pub const EXCUSE: Duration = Duration::from_secs(5);
 /// How long dropping the handle waits for the last, dark frame.
 const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
 
@@ -59,10 +59,10 @@ pub struct LampOptions {
 }
 
 impl LampOptions {
-    /// Two seconds of silence, 50 ms debounce.
+    /// One and a half seconds of silence ([`DEAD_MAN_MS`]), 50 ms debounce.
     #[must_use]
     pub const fn new(clock: fn() -> Duration) -> Self {
-        Self { dead_man: Duration::from_secs(2), debounce_ms: 50, clock }
+        Self { dead_man: Duration::from_millis(DEAD_MAN_MS), debounce_ms: 50, clock }
     }
 }
 
@@ -84,16 +84,58 @@ pub enum BoardNotice {
 
 /// Written by the thread, read by anybody.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     /// High byte: number of the lamp; low byte: bits of the lights. One word, so that both belong together.
-    current: AtomicU16,
-    frames: AtomicU64,
-    frames_missed: AtomicU64,
-    notices_dropped: AtomicU64,
-    failing: AtomicBool,
+    pub(super) current: AtomicU16,
+    /// Whether `current` is known: always for a board of our own, while it is connected for a keeper's.
+    pub(super) seen: AtomicBool,
+    pub(super) frames: AtomicU64,
+    pub(super) frames_missed: AtomicU64,
+    pub(super) notices_dropped: AtomicU64,
+    pub(super) failing: AtomicBool,
     alive_us: AtomicU64,
-    stop: AtomicBool,
+    excused_until_us: AtomicU64,
+    pub(super) stop: AtomicBool,
     jitter: Jitter,
+    /// The keeper's figures, where a keeper draws.
+    pub(super) keeper_jitter: Mutex<Option<JitterStats>>,
+}
+
+impl Shared {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            current: AtomicU16::new(0),
+            seen: AtomicBool::new(false),
+            frames: AtomicU64::new(0),
+            frames_missed: AtomicU64::new(0),
+            notices_dropped: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            alive_us: AtomicU64::new(micros(now)),
+            excused_until_us: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            jitter: Jitter::default(),
+            keeper_jitter: Mutex::new(None),
+        }
+    }
+
+    /// For how long the service has been silent without an excuse.
+    pub(super) fn silent(&self, now: Duration) -> Duration {
+        if micros(now) < self.excused_until_us.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        now.saturating_sub(Duration::from_micros(self.alive_us.load(Ordering::Acquire)))
+    }
+
+    pub(super) fn show(&self, lamp: u8, lights: u8) {
+        self.current.store(u16::from_le_bytes([lights, lamp]), Ordering::Release);
+        self.seen.store(true, Ordering::Release);
+    }
+
+    pub(super) fn notify(&self, notices: &Sender<BoardNotice>, notice: BoardNotice) {
+        if notices.try_send(notice).is_err() {
+            self.notices_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Sees the lamp; clones see the same one.
@@ -108,7 +150,13 @@ impl LampView {
         (lamp_of_number(lamp), Lights::from_bits(lights))
     }
 
-    /// Frames drawn: the thread's heartbeat. It moves 50 times a second, whatever the lamp shows.
+    /// What the board burns; `None` when it cannot say: before the first frame, and while the lamp keeper is away.
+    #[must_use]
+    pub fn lights(&self) -> Option<Lights> {
+        self.0.seen.load(Ordering::Acquire).then(|| self.current().1)
+    }
+
+    /// Frames drawn (where a keeper draws: turns of the thread that talks to it): the thread's heartbeat. It moves 50 times a second, whatever the lamp shows.
     #[must_use]
     pub fn frames(&self) -> u64 {
         self.0.frames.load(Ordering::Acquire)
@@ -135,8 +183,17 @@ impl LampView {
     /// How late frames come.
     #[must_use]
     pub fn jitter(&self) -> JitterStats {
-        self.0.jitter.stats()
+        let keeper = *self.0.keeper_jitter.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.unwrap_or_else(|| self.0.jitter.stats())
     }
+}
+
+/// How a lamp gets from the handle to the thread.
+enum Way {
+    /// Through the queue to the thread that draws.
+    Queue(Mutex<Sending>),
+    /// Through one atomic to the thread that talks to the keeper: the newest is all that counts there.
+    Newest(Arc<AtomicU8>),
 }
 
 struct Sending {
@@ -157,16 +214,25 @@ impl Sending {
 
 /// The service's end of the lamp thread. Dropping it switches the lamp off.
 pub struct LampHandle {
-    sending: Mutex<Sending>,
+    way: Way,
     view: LampView,
     clock: fn() -> Duration,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LampHandle {
+    /// The handle of a thread that talks to a keeper and reads the number of the newest lamp.
+    pub(super) fn of_keeper(newest: Arc<AtomicU8>, shared: Arc<Shared>, clock: fn() -> Duration, thread: JoinHandle<()>) -> Self {
+        Self { way: Way::Newest(newest), view: LampView(shared), clock, thread: Some(thread) }
+    }
+
     /// Shows `lamp` from the next frame on. The same lamp again changes nothing (its pattern does not start over).
     pub fn show(&self, lamp: Lamp) {
-        let mut sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let sending = match &self.way {
+            Way::Queue(sending) => sending,
+            Way::Newest(newest) => return newest.store(lamp_number(lamp), Ordering::Release),
+        };
+        let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
         sending.flush();
         if sending.wanted == Some(lamp) {
             return;
@@ -179,7 +245,19 @@ impl LampHandle {
     /// The service lives. To be called more often than [`LampOptions::dead_man`], from the task whose life matters.
     pub fn alive(&self) {
         self.view.0.alive_us.store(micros((self.clock)()), Ordering::Release);
-        self.sending.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        if let Way::Queue(sending) = &self.way {
+            sending.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        }
+    }
+
+    /// Runs `wait`, a call that waits for the disk: for [`EXCUSE`] its silence is none. The service lives when it comes back.
+    pub fn excused<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let until = (self.clock)() + EXCUSE;
+        self.view.0.excused_until_us.store(micros(until), Ordering::Release);
+        let waited = wait();
+        self.alive();
+        self.view.0.excused_until_us.store(0, Ordering::Release);
+        waited
     }
 
     /// The lamp and the lights of the last frame.
@@ -197,6 +275,13 @@ impl LampHandle {
 
 impl Drop for LampHandle {
     fn drop(&mut self) {
+        if matches!(self.way, Way::Newest(_)) && thread::panicking() {
+            // No goodbye: the connection ends with the process, and the keeper shows a fault. A process that lives on after the panic
+            // has nobody left who gives signs of life, which the keeper is told at once.
+            self.view.0.alive_us.store(0, Ordering::Release);
+            self.view.0.excused_until_us.store(0, Ordering::Release);
+            return;
+        }
         self.view.0.stop.store(true, Ordering::Release);
         let Some(thread) = self.thread.take() else { return };
         // The thread looks at the flag once a frame. A board that hangs must not hang the end of the process.
@@ -219,18 +304,9 @@ impl Drop for LampHandle {
 /// [`BoardError::Thread`] when the system gives no thread.
 pub fn start(board: Box<dyn Board>, options: LampOptions, notices: Sender<BoardNotice>) -> Result<LampHandle, BoardError> {
     let (producer, consumer) = Box::leak(Box::new(LampQueue::new())).split();
-    let shared = Arc::new(Shared {
-        current: AtomicU16::new(0),
-        frames: AtomicU64::new(0),
-        frames_missed: AtomicU64::new(0),
-        notices_dropped: AtomicU64::new(0),
-        failing: AtomicBool::new(false),
-        alive_us: AtomicU64::new(micros((options.clock)())),
-        stop: AtomicBool::new(false),
-        jitter: Jitter::default(),
-    });
+    let shared = Arc::new(Shared::new((options.clock)()));
     let mut drawing = Drawing {
-        board,
+        pen: Pen::new(board),
         consumer,
         shared: Arc::clone(&shared),
         notices,
@@ -239,31 +315,27 @@ pub fn start(board: Box<dyn Board>, options: LampOptions, notices: Sender<BoardN
         wanted: Lamp::Dark,
         shown: Lamp::Dark,
         shown_since: (options.clock)(),
-        written: None,
-        frames_since_write: 0,
-        lamps_fail: false,
-        button_fails: false,
         silent_max_ms: 0,
     };
     let thread = thread::Builder::new()
         .name("lamp".to_owned())
         .spawn(move || drawing.run())
         .map_err(|cause| BoardError::Thread(cause.to_string()))?;
-    let sending = Mutex::new(Sending { producer, kept: None, wanted: None });
-    Ok(LampHandle { sending, view: LampView(shared), clock: options.clock, thread: Some(thread) })
+    let way = Way::Queue(Mutex::new(Sending { producer, kept: None, wanted: None }));
+    Ok(LampHandle { way, view: LampView(shared), clock: options.clock, thread: Some(thread) })
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Everything the loop needs.
 struct Drawing {
-    board: Box<dyn Board>,
+    pen: Pen,
     consumer: Consumer<'static, Lamp>,
     shared: Arc<Shared>,
     notices: Sender<BoardNotice>,
@@ -274,35 +346,22 @@ struct Drawing {
     /// What is shown: `wanted`, or a fault while the service is silent.
     shown: Lamp,
     shown_since: Duration,
-    written: Option<(Lamp, Lights)>,
-    frames_since_write: u64,
-    lamps_fail: bool,
-    button_fails: bool,
     /// How long the service has been silent in this dead-man period; 0 outside one.
     silent_max_ms: u64,
 }
 
 impl Drawing {
     fn run(&mut self) {
-        let mut deadline = (self.options.clock)();
+        let mut grid = Grid::new(self.options.clock);
         while !self.shared.stop.load(Ordering::Acquire) {
             self.frame((self.options.clock)());
-            deadline += FRAME;
-            thread::sleep(deadline.saturating_sub((self.options.clock)()));
-            let late = (self.options.clock)().saturating_sub(deadline);
+            let (late, missed) = grid.wait();
             self.shared.jitter.record(micros(late));
-            // Late by whole frames: skip them instead of drawing a burst, and stay on the grid.
-            let missed = u32::try_from(late.as_micros() / FRAME.as_micros()).unwrap_or(u32::MAX);
             self.shared.frames_missed.fetch_add(u64::from(missed), Ordering::AcqRel);
-            deadline = deadline.saturating_add(FRAME.saturating_mul(missed));
         }
-        // A dead process must not look well. Three attempts, because nobody will repeat this one.
-        for _ in 0..3 {
-            if self.board.set_lamps(Lights::DARK).is_ok() {
-                break;
-            }
-        }
-        self.shared.current.store(0, Ordering::Release);
+        // A dead process must not look well.
+        self.pen.darken();
+        self.shared.show(0, 0);
     }
 
     /// One frame: what to show, the lights, the button.
@@ -315,58 +374,25 @@ impl Drawing {
             self.shown = lamp;
             self.shown_since = now;
         }
-        let frame = (self.shown, lights_at(self.shown, millis(now.saturating_sub(self.shown_since))));
-        let refresh = self.frames_since_write >= REFRESH_FRAMES;
-        if refresh || (!self.lamps_fail && self.written != Some(frame)) {
-            self.write(frame);
-        } else {
-            self.frames_since_write += 1;
+        let lights = lights_at(self.shown, millis(now.saturating_sub(self.shown_since)));
+        if let Some((lamp, lights)) = self.pen.draw((self.shown, lights)) {
+            self.shared.show(lamp_number(lamp), lights.bits());
         }
-        let button_failed = match self.board.button_pressed() {
-            Ok(down) => {
-                if self.debounce.on(down, millis(now)) {
-                    self.notify(BoardNotice::ButtonPressed);
-                }
-                None
-            }
-            Err(error) => Some(error),
-        };
-        self.button_fails = button_failed.is_some();
-        self.tell_failing(button_failed.as_ref());
+        if self.pen.button().is_some_and(|down| self.debounce.on(down, millis(now))) {
+            self.notify(BoardNotice::ButtonPressed);
+        }
+        self.shared.failing.store(self.pen.failing(), Ordering::Release);
+        match self.pen.take_note() {
+            Some(PenNote::Failing(text)) => self.notify(BoardNotice::Failing(text)),
+            Some(PenNote::Recovered) => self.notify(BoardNotice::Recovered),
+            None => {}
+        }
         self.shared.frames.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn write(&mut self, (lamp, lights): (Lamp, Lights)) {
-        self.frames_since_write = 0;
-        match self.board.set_lamps(lights) {
-            Ok(()) => {
-                self.written = Some((lamp, lights));
-                self.lamps_fail = false;
-                self.shared.current.store(u16::from_le_bytes([lights.bits(), lamp_number(lamp)]), Ordering::Release);
-            }
-            Err(error) => {
-                self.written = None;
-                self.lamps_fail = true;
-                self.tell_failing(Some(&error));
-            }
-        }
-    }
-
-    /// Tells the first failure, and when lamps and button both work again.
-    fn tell_failing(&mut self, error: Option<&BoardError>) {
-        let failing = self.lamps_fail || self.button_fails;
-        if self.shared.failing.swap(failing, Ordering::AcqRel) == failing {
-            return;
-        }
-        self.notify(match error {
-            Some(error) => BoardNotice::Failing(error.to_string()),
-            None => BoardNotice::Recovered,
-        });
     }
 
     /// Whether the service has been silent for longer than the limit.
     fn service_silent(&mut self, now: Duration) -> bool {
-        let silent = now.saturating_sub(Duration::from_micros(self.shared.alive_us.load(Ordering::Acquire)));
+        let silent = self.shared.silent(now);
         if silent > self.options.dead_man {
             self.silent_max_ms = millis(silent);
             return true;
@@ -379,8 +405,6 @@ impl Drawing {
     }
 
     fn notify(&mut self, notice: BoardNotice) {
-        if self.notices.try_send(notice).is_err() {
-            self.shared.notices_dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.shared.notify(&self.notices, notice);
     }
 }

@@ -5,21 +5,44 @@
 //! | Driver | File | What it drives |
 //! | --- | --- | --- |
 //! | `sim` | [`sim`] | nothing; others read its lights, tests press its button |
-//! | `led-class` | [`leds`] | LEDs of the Linux LED class, plain files under `/sys/class/leds` |
+//! | `led-class` | [`leds`] | LEDs of the Linux LED class, plain files under `/sys/class/leds`; its button is a GPIO line |
+//! | `gpiochip` | [`gpiochip`] | lines of the GPIO character device |
 //! | `rppal` | `rpi` (feature `rppal`) | the header pins of a Raspberry Pi |
 //!
-//! Not here yet: a driver for the GPIO character device (`generic-gpiochip` of DESIGN.md section 3), which a later issue adds in
-//! its own file, and buttons through the kernel's input layer.
+//! What the lamps show when nobody draws any more decides which driver a board has by default:
 //!
-//! [`lamp_thread`] owns the board and draws [`pattern`]s at 50 Hz on a thread of its own; it is a dead man's switch.
+//! | Driver | The process was killed | [`Board::leave`] | The kernel panicked |
+//! | --- | --- | --- | --- |
+//! | `led-class` | keep what they showed | the kernel draws a fault | all blink fast (`panic-indicator` of the device tree) |
+//! | `gpiochip` | up to the chip's driver: dark, or keep what they showed | dark, then up to the chip's driver | keep what they showed |
+//! | `rppal` | keep what they showed | dark | keep what they showed |
+//!
+//! Who draws: on a box the lamp keeper, a process of its own ([`keeper`], `src/bin/scanside-keeper.rs`), to which the service talks through
+//! [`keeper_client`] in the words of [`keeper_protocol`]; in the demonstration and in tests a thread of the service ([`lamp_thread`]). Both
+//! draw [`pattern`]s at 50 Hz ([`draw`]) and are dead man's switches. Patterns, the button and the life cycle are `crates/lamp`, without std.
+//!
+//! What a dead process leaves behind:
+//!
+//! | What happens | Who acts | The room sees |
+//! | --- | --- | --- |
+//! | the service is killed, panics, aborts | the keeper: its connection ended without a goodbye | fault, at once |
+//! | the service is stopped (SIGSTOP), its runtime deadlocked | the keeper: silent for 1.5 s, or the service's own word that it does not move | fault |
+//! | a study stands still in work | the service (`service/vitals.rs`): no step forward | fault |
+//! | the keeper dies or hangs | systemd: its watchdog of 1 s, then the stop hook, [`Board::leave`] | fault by the kernel, or dark |
+//! | the kernel panics or hangs | the kernel's `panic` trigger, the hardware watchdog | the board's device tree says |
+//!
 //! This room uses serde and toml (for the profiles) and tokio's bounded channel (for the notices) besides heapless.
 
+pub mod choice;
 pub mod command;
-pub mod debounce;
+pub mod draw;
+pub mod gpiochip;
 pub mod jitter;
+pub mod keeper;
+pub mod keeper_client;
+pub mod keeper_protocol;
 pub mod lamp_thread;
 pub mod leds;
-pub mod pattern;
 pub mod profile;
 #[cfg(feature = "rppal")]
 pub mod rpi;
@@ -27,8 +50,8 @@ pub mod sim;
 
 pub use jitter::JitterStats;
 pub use lamp_thread::{BoardNotice, LampHandle, LampOptions, LampView};
-pub use pattern::{Lights, lamp_named, lights_at};
 pub use profile::{BoardProfile, Driver, ProfileError};
+pub use scanside_lamp::{LAMPS, Lights, lamp_named, lights_at, pattern};
 pub use sim::{SimBoard, SimPanel};
 
 /// Why the lamps or the button cannot be used. The texts name the device and the remedy; the cause stands behind it.
@@ -104,6 +127,7 @@ pub fn open(profile: &BoardProfile) -> Result<Box<dyn Board>, BoardError> {
     match profile.driver {
         Driver::Sim => Ok(Box::new(SimBoard::new(profile.name.clone()).0)),
         Driver::LedClass => Ok(Box::new(leds::LedClassBoard::open(profile, std::path::Path::new(leds::LEDS_DIR))?)),
+        Driver::Gpiochip => Ok(Box::new(gpiochip::GpiochipBoard::open(profile)?)),
         #[cfg(feature = "rppal")]
         Driver::Rppal => Ok(Box::new(rpi::RpiBoard::open(profile)?)),
         #[cfg(not(feature = "rppal"))]

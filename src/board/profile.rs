@@ -3,15 +3,18 @@
 //! ```toml
 //! name = "rpi4"                # as the file, without .toml
 //! description = "..."          # one sentence for `scanside board show`
-//! driver = "rppal"             # sim | led-class | rppal
-//! [lamps.red]                  # each of red, yellow, green
+//! driver = "led-class"         # sim | led-class | gpiochip | rppal
+//! chip = "pinctrl-bcm2711"     # label of the GPIO chip of the lines below (never gpiochipN: numbers change between kernels)
+//! [lamps.red]                  # each of red, yellow, green; the driver's own address must be there, the others may be
+//! led = "scanside:red"         # led-class: a folder of /sys/class/leds
+//! line = "GPIO17"              # gpiochip: the line's name, or its number on the chip
 //! pin = 17                     # rppal: GPIO number of the header (0 to 27), not the position
-//! led = "red:status"           # led-class: a folder of /sys/class/leds
-//! active_low = false           # rppal: a low pin lights the lamp (default false)
+//! active_low = false           # a low line or pin lights the lamp (default false); LEDs have it from the device tree
 //! [buzzer]                     # optional; the keys of a lamp
-//! [button]                     # optional; rppal only
-//! pin = 22
-//! active_low = true            # pressing connects to ground, a pull-up is switched on (default true)
+//! [button]                     # optional; pin for rppal, line for gpiochip and led-class
+//! line = "GPIO23"
+//! active_low = true            # pressing connects to ground (default true)
+//! bias = "pull-up"             # pull-up | pull-down | none (default: away from the pressed level)
 //! debounce_ms = 50             # 20 to 1000 (default 50)
 //! [limits]
 //! temperature_warn_c = 80.0    # the box counts as hot from here on
@@ -24,28 +27,33 @@
 //! options = { backend_type = "htp" }       # optional: its options, as texts
 //! ```
 //!
-//! Unknown keys are refused. The profiles of `board/` are built into the program, so that the binary alone can start; a file of the
-//! same name in the site's folder wins.
+//! Unknown keys are refused; `check.rs` holds what the values must fulfil. The profiles of `board/` are built into the program, so that
+//! the binary alone can start; a file of the same name in the site's folder wins. A new board is one file (and its line below).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+mod check;
 
 /// Folder of a site's own profiles on the appliance.
 pub const PROFILES_DIR: &str = "/etc/scanside/board";
 /// Largest profile file that is read, bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// Highest GPIO number on the 40-pin header (GPIO 0 to 27: Raspberry Pi documentation, "GPIO and the 40-pin header").
-const HEADER_PIN_MAX: u8 = 27;
 
-/// The profiles of this build: name and text.
-const BUILT_IN: [(&str, &str); 4] = [
+/// The profiles of this build: name and text. A test compares them with the folder `board/`.
+const BUILT_IN: [(&str, &str); 6] = [
     ("sim", include_str!("../../board/sim.toml")),
-    ("led-class", include_str!("../../board/led-class.toml")),
     ("rpi4", include_str!("../../board/rpi4.toml")),
     ("rpi5", include_str!("../../board/rpi5.toml")),
+    ("generic-arm64", include_str!("../../board/generic-arm64.toml")),
+    ("generic-gpiochip", include_str!("../../board/generic-gpiochip.toml")),
+    ("qemu-virt", include_str!("../../board/qemu-virt.toml")),
 ];
+/// Names of earlier versions that configurations still hold, and the profile that each one means now.
+const FORMER_NAMES: [(&str, &str); 1] = [("led-class", "generic-arm64")];
 
 /// Which driver draws the lamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -55,11 +63,45 @@ pub enum Driver {
     Sim,
     /// The Linux LED class.
     LedClass,
+    /// Lines of the GPIO character device.
+    Gpiochip,
     /// The header pins of a Raspberry Pi.
     Rppal,
 }
 
-/// Where one light is.
+impl Driver {
+    /// Its name in a profile.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sim => "sim",
+            Self::LedClass => "led-class",
+            Self::Gpiochip => "gpiochip",
+            Self::Rppal => "rppal",
+        }
+    }
+}
+
+/// A line of a GPIO chip.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(untagged, expecting = "expected the name of a GPIO line in quotes, or its number on the chip")]
+pub enum Line {
+    /// Its number on the chip of that label.
+    Number(u32),
+    /// Its name (`gpio-line-names` of the device tree).
+    Name(String),
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => write!(f, "{name:?}"),
+        }
+    }
+}
+
+/// Where one light is: by one address for each driver that can reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
@@ -67,7 +109,9 @@ pub struct Output {
     pub pin: Option<u8>,
     /// Name in the LED class (led-class).
     pub led: Option<String>,
-    /// A low pin lights it.
+    /// GPIO line (gpiochip).
+    pub line: Option<Line>,
+    /// A low pin or line lights it.
     #[serde(default)]
     pub active_low: bool,
 }
@@ -84,18 +128,42 @@ pub struct Lamps {
     pub green: Output,
 }
 
+/// The resistor inside the processor at the button's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bias {
+    /// To the supply.
+    PullUp,
+    /// To ground.
+    PullDown,
+    /// None: the board has its own.
+    None,
+}
+
 /// The acknowledge button.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Button {
-    /// GPIO number.
-    pub pin: u8,
-    /// Pressing pulls the pin low.
+    /// GPIO number (rppal).
+    pub pin: Option<u8>,
+    /// GPIO line (gpiochip, led-class).
+    pub line: Option<Line>,
+    /// Pressing pulls the pin or line low.
     #[serde(default = "yes")]
     pub active_low: bool,
+    /// The resistor; by default the one that holds the line away from the pressed level.
+    pub bias: Option<Bias>,
     /// How long it must read the same to count, ms.
     #[serde(default = "debounce_ms_default")]
     pub debounce_ms: u64,
+}
+
+impl Button {
+    /// The resistor to switch on.
+    #[must_use]
+    pub fn bias(&self) -> Bias {
+        self.bias.unwrap_or(if self.active_low { Bias::PullUp } else { Bias::PullDown })
+    }
 }
 
 /// What the board can bear.
@@ -136,6 +204,8 @@ pub struct BoardProfile {
     pub description: String,
     /// Driver.
     pub driver: Driver,
+    /// Label of the GPIO chip that has the lines.
+    pub chip: Option<String>,
     /// The lamps; must be there unless the driver is `sim`.
     pub lamps: Option<Lamps>,
     /// The buzzer.
@@ -196,7 +266,8 @@ impl BoardProfile {
         BUILT_IN.iter().map(|&(name, _)| name)
     }
 
-    /// The profile of that name: from `folder` when a file of that name is there, else from this build.
+    /// The profile of that name: from `folder` when a file of that name is there, else from this build, else the one that a former
+    /// name means now.
     /// The name is checked first: it becomes a file name.
     ///
     /// # Errors
@@ -211,13 +282,14 @@ impl BoardProfile {
         if let Some(text) = folder.map(|folder| read_bounded(name, &folder.join(format!("{name}.toml")))).transpose()?.flatten() {
             return Self::parse(name, &text);
         }
-        match BUILT_IN.iter().find(|&&(known, _)| known == name) {
-            Some(&(_, text)) => Self::parse(name, text),
-            None => {
-                let known = Self::built_in_names().collect::<Vec<_>>().join(", ");
-                Err(ProfileError::Unknown { name: name.to_owned(), known })
-            }
+        if let Some(&(_, text)) = BUILT_IN.iter().find(|&&(known, _)| known == name) {
+            return Self::parse(name, text);
         }
+        if let Some(&(_, name_now)) = FORMER_NAMES.iter().find(|&&(former, _)| former == name) {
+            return Self::load(name_now, folder);
+        }
+        let known = Self::built_in_names().collect::<Vec<_>>().join(", ");
+        Err(ProfileError::Unknown { name: name.to_owned(), known })
     }
 
     /// Reads the text of the profile that is to be called `name`.
@@ -230,124 +302,6 @@ impl BoardProfile {
         profile.check(name).map_err(invalid)?;
         Ok(profile)
     }
-
-    /// Lamps and buzzer with their keys.
-    fn outputs(&self) -> impl Iterator<Item = (&'static str, &Output)> {
-        let lamps = self
-            .lamps
-            .iter()
-            .flat_map(|lamps| [("lamps.red", &lamps.red), ("lamps.yellow", &lamps.yellow), ("lamps.green", &lamps.green)]);
-        lamps.chain(self.buzzer.iter().map(|buzzer| ("buzzer", buzzer)))
-    }
-
-    fn check(&self, name: &str) -> Result<(), String> {
-        if self.name != name {
-            return Err(format!("name is {:?}, but the file is called {name:?}: make them the same", self.name));
-        }
-        self.check_limits()?;
-        self.npu.as_ref().map_or(Ok(()), check_npu)?;
-        match self.driver {
-            Driver::Sim => {
-                if self.lamps.is_some() || self.buzzer.is_some() || self.button.is_some() {
-                    return Err("driver \"sim\" drives nothing: leave out lamps, buzzer and button".to_owned());
-                }
-                return Ok(());
-            }
-            Driver::LedClass if self.button.is_some() => {
-                return Err("driver \"led-class\" has no button yet: leave out [button]".to_owned());
-            }
-            Driver::LedClass | Driver::Rppal => {}
-        }
-        if self.lamps.is_none() {
-            return Err("lamps.red, lamps.yellow and lamps.green are missing".to_owned());
-        }
-        for (key, output) in self.outputs() {
-            match (self.driver, output.pin, output.led.as_deref()) {
-                (Driver::Rppal, Some(pin), None) => check_pin(key, pin)?,
-                (Driver::Rppal, _, _) => return Err(format!("{key} needs pin and no led with driver \"rppal\"")),
-                (_, None, Some(led)) => check_led(key, led, output.active_low)?,
-                (_, _, _) => return Err(format!("{key} needs led and no pin with driver \"led-class\"")),
-            }
-        }
-        if let Some(button) = &self.button {
-            check_pin("button", button.pin)?;
-            if !(20..=1000).contains(&button.debounce_ms) {
-                return Err(format!("button.debounce_ms is {}, but must be 20 to 1000", button.debounce_ms));
-            }
-        }
-        self.check_no_place_twice()
-    }
-
-    fn check_limits(&self) -> Result<(), String> {
-        let BoardLimits { temperature_warn_c, memory_available_bytes_min, memory_process_bytes_max } = self.limits;
-        if !(30.0..=125.0).contains(&temperature_warn_c) {
-            return Err(format!("limits.temperature_warn_c is {temperature_warn_c}, but must be 30 to 125"));
-        }
-        if memory_available_bytes_min < 16 << 20 {
-            return Err("limits.memory_available_bytes_min must be at least 16777216 (16 MiB)".to_owned());
-        }
-        if memory_process_bytes_max < 64 << 20 {
-            return Err("limits.memory_process_bytes_max must be at least 67108864 (64 MiB)".to_owned());
-        }
-        Ok(())
-    }
-
-    fn check_no_place_twice(&self) -> Result<(), String> {
-        let mut pins = std::collections::BTreeMap::new();
-        let mut leds = std::collections::BTreeMap::new();
-        let button = self.button.iter().map(|button| ("button", button.pin));
-        for (key, pin) in self.outputs().filter_map(|(key, output)| Some((key, output.pin?))).chain(button) {
-            if let Some(other) = pins.insert(pin, key) {
-                return Err(format!("{other} and {key} both use pin {pin}"));
-            }
-        }
-        for (key, led) in self.outputs().filter_map(|(key, output)| Some((key, output.led.as_deref()?))) {
-            if let Some(other) = leds.insert(led, key) {
-                return Err(format!("{other} and {key} both use led {led:?}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_npu(npu: &Npu) -> Result<(), String> {
-    for (key, library) in [("runtime_library", Some(&npu.runtime_library)), ("provider_library", npu.provider_library.as_ref())] {
-        if library.is_some_and(|path| !path.is_absolute()) {
-            return Err(format!("npu.{key} must be a whole path: begin with /"));
-        }
-    }
-    let name = &npu.provider;
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-        return Err(format!("npu.provider {name:?} is no name of an execution provider, such as \"QNN\""));
-    }
-    if npu.options.len() > 64 {
-        return Err(format!("npu.options has {} entries: at most 64 are allowed", npu.options.len()));
-    }
-    Ok(())
-}
-
-fn check_pin(key: &str, pin: u8) -> Result<(), String> {
-    if pin > HEADER_PIN_MAX {
-        return Err(format!("{key}.pin is {pin}, but the header has GPIO 0 to {HEADER_PIN_MAX}"));
-    }
-    Ok(())
-}
-
-/// The name becomes a folder below `/sys/class/leds`: only the characters of LED class names, and nothing that leads elsewhere.
-fn check_led(key: &str, led: &str, active_low: bool) -> Result<(), String> {
-    let fine = !led.is_empty()
-        && led.len() <= 63
-        && !led.starts_with('.')
-        && led.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.'));
-    if !fine {
-        return Err(format!("{key}.led {led:?} is not a name in /sys/class/leds: letters, digits, ':', '-', '_' and '.'"));
-    }
-    if active_low {
-        return Err(format!(
-            "{key}.active_low: polarity is the kernel's business with driver \"led-class\" (device tree); leave it out"
-        ));
-    }
-    Ok(())
 }
 
 /// `None` when there is no such file.

@@ -2,12 +2,14 @@
 //!
 //! rppal 0.22.1 is the last release (the project was retired in July 2025; it works up to the Pi 5) and is used in this file
 //! alone, behind the Cargo feature of its name. It writes the pin registers through `/dev/gpiomem` (`/dev/gpiomem0` on a Pi 5), which
-//! Raspberry Pi OS has and Debian's own kernel has not. Pins keep their level when a process dies: the unit's
-//! stop hook switches the lamps off, and an orderly end leaves them off rather than floating (no reset on drop).
+//! Raspberry Pi OS has and Debian's own kernel has not (there: `/dev/mem` as root with `iomem=relaxed`).
+//!
+//! **When the process dies**, the pins keep their level, a green lamp stays lit, and nobody else knows that the pins are in use: the lamp
+//! keeper and the unit's stop hook switch the lamps off. Leaving the board leaves it dark rather than floating (no reset on drop).
 
 use rppal::gpio::{Gpio, InputPin, Level, OutputPin};
 
-use super::profile::{BoardProfile, Button, Output};
+use super::profile::{Bias, BoardProfile, Button, Output};
 use super::{Board, BoardError, Lights};
 
 /// One light.
@@ -57,8 +59,14 @@ impl RpiBoard {
         let lamps =
             profile.lamps.as_ref().ok_or_else(|| cannot_open(format!("board {}", profile.name), "its profile names no lamps"))?;
         let button = |button: &Button| -> Result<(InputPin, bool), BoardError> {
-            let pin = gpio.get(button.pin).map_err(|cause| cannot_open(format!("button (GPIO {})", button.pin), cause))?;
-            Ok((if button.active_low { pin.into_input_pullup() } else { pin.into_input_pulldown() }, button.active_low))
+            let number = button.pin.ok_or_else(|| cannot_open("button".to_owned(), "its profile names no pin"))?;
+            let pin = gpio.get(number).map_err(|cause| cannot_open(format!("button (GPIO {number})"), cause))?;
+            let pin = match button.bias() {
+                Bias::PullUp => pin.into_input_pullup(),
+                Bias::PullDown => pin.into_input_pulldown(),
+                Bias::None => pin.into_input(),
+            };
+            Ok((pin, button.active_low))
         };
         Ok(Self {
             name: profile.name.clone(),

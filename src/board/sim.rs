@@ -102,7 +102,7 @@ pub fn draw_lamp(lamp: Lamp, lights: Lights, colour: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{lights_at, pattern::LAMPS};
+    use super::super::{LAMPS, lights_at};
     use super::*;
 
     #[test]

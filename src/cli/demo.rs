@@ -63,7 +63,10 @@ pub fn run(options: &DemoOptions) -> Outcome {
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(outcome) => return outcome,
+        Err((error, outcome)) => {
+            complain(error);
+            return outcome;
+        }
     };
     let outcome = runtime.block_on(play(options, folder.path(), begin));
     runtime.shutdown_timeout(Duration::from_secs(2));

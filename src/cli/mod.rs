@@ -3,6 +3,8 @@
 //! Exit status: 0 done; 1 ran, but something failed (named on stderr); 2 bad input or usage (named on stderr, nothing changed).
 
 pub mod demo;
+pub mod health;
+pub mod identity;
 pub mod model;
 pub mod model_bench;
 pub mod npu;
@@ -85,6 +87,30 @@ enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+    /// Make this box's key, certificate and claim code in a folder, once; a second run changes nothing and shows them again.
+    Identity {
+        /// The folder; /etc/scanside/identity on the appliance.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Make everything anew: whoever has pinned the certificate must pin the new one.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Whether the running service is ready and no fault stands: exit status 0, else 1 and the reasons.
+    Health {
+        /// Configuration file: its faults, with which the service would not start again, are a reason, too.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Seconds to wait for it.
+        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        wait: u64,
+        /// One JSON object and nothing else on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Folder of the running service, if not $RUNTIME_DIRECTORY or /run/scanside.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Run a network for the service that started this process, through a vendor's library; not for people.
     #[command(hide = true)]
     NpuWorker,
@@ -153,10 +179,25 @@ enum BoardAction {
         #[arg(long)]
         seconds: Option<u64>,
     },
-    /// Lamps and button, one after the other.
+    /// Every light, the buzzer and the button, one after the other; asks what you see where it runs in a terminal.
     Test {
         #[command(flatten)]
         board: BoardChoice,
+        /// One JSON object per part of the board and nothing else on stdout; asks nothing.
+        #[arg(long)]
+        json: bool,
+        /// Ask nothing: what the board took counts as seen.
+        #[arg(long)]
+        yes: bool,
+        /// Seconds for each light where nothing is asked.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Seconds to wait for the button; 0 leaves it out.
+        #[arg(long, default_value_t = crate::board::command::BUTTON_SECONDS)]
+        button_seconds: u64,
+        /// Only measure for so many seconds how evenly frames come.
+        #[arg(long, value_name = "SECONDS")]
+        jitter: Option<u64>,
     },
 }
 
@@ -202,6 +243,9 @@ pub struct BoardChoice {
     /// Configuration file that names the board.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Socket of the lamp keeper, which is asked for its lamps when it runs; by default the configuration's, else the box's unless --profile is given.
+    #[arg(long, value_name = "FILE")]
+    keeper: Option<PathBuf>,
 }
 
 /// What a command ends with.
@@ -252,9 +296,13 @@ pub fn run() -> ExitCode {
         },
         Command::Board { action } => match action {
             BoardAction::Show { board, lamp, seconds } => tools::board_show(&board, lamp.as_deref(), seconds),
-            BoardAction::Test { board } => tools::board_test(&board),
+            BoardAction::Test { board, json, yes, seconds, button_seconds, jitter } => {
+                tools::board_test(&board, &tools::BoardTest { json, yes, seconds, button_seconds, jitter_seconds: jitter })
+            }
         },
         Command::Config { action: ConfigAction::Check { config } } => tools::config_check(&config),
+        Command::Identity { dir, force } => identity::run(&dir, force),
+        Command::Health { config, wait, json, dir } => health::run(&health::HealthRequest { config, wait_s: wait, json, dir }),
         Command::NpuWorker => npu::worker(),
         Command::Send { paths, to, aet, aec, tls_ca, tls_cert, tls_key } => {
             let identity = tls_cert.as_deref().zip(tls_key.as_deref());

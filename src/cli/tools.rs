@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::output::{complain, say};
 use super::{BoardChoice, Outcome};
-use crate::board::command::{self, CommandError, ShowRequest};
-use crate::config::Config;
+use crate::board::command::{self, CommandError, ShowRequest, TestRequest};
+use crate::config::{Config, with_credential_files};
 use crate::deliver::store_scu::{self, FileOutcome, StoreError, StoreOptions, TlsClient};
 use crate::domain::AeTitle;
 use crate::service::uptime;
@@ -17,8 +17,8 @@ pub fn config_check(path: &Path) -> Outcome {
     match Config::load(path) {
         Ok(config) => {
             // The files may lie elsewhere than where this is run, so what is wrong with them is no fault of this one.
-            for note in crate::service::certificate_notes(&config) {
-                complain(format!("note: dicom.tls: {note}"));
+            for note in crate::service::certificate_notes(&with_credential_files(config, None)) {
+                complain(format!("note: {note}"));
             }
             say(format!("{}: no fault", path.display()));
             Outcome::Done
@@ -102,17 +102,55 @@ pub fn board_show(choice: &BoardChoice, lamp: Option<&str>, seconds: Option<u64>
     on_board(choice, lamp, seconds, command::show)
 }
 
+/// How the board is to be tested.
+pub struct BoardTest {
+    /// One JSON object per part.
+    pub json: bool,
+    /// Nothing is asked.
+    pub yes: bool,
+    /// Seconds for each light.
+    pub seconds: Option<u64>,
+    /// Seconds to wait for the button.
+    pub button_seconds: u64,
+    /// Measure only.
+    pub jitter_seconds: Option<u64>,
+}
+
 /// Lamps and button, one after the other.
 #[must_use]
-pub fn board_test(choice: &BoardChoice) -> Outcome {
-    on_board(choice, None, None, command::test)
+pub fn board_test(choice: &BoardChoice, test: &BoardTest) -> Outcome {
+    let in_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let asks = in_terminal && !test.json && !test.yes;
+    let how = TestRequest {
+        json: test.json,
+        button_seconds: test.button_seconds,
+        jitter_seconds: test.jitter_seconds,
+        ask: asks.then_some(&ask),
+    };
+    on_board(choice, None, test.seconds, |request, out| command::test(request, &how, out))
+}
+
+/// Asks a person on the terminal, on a thread of its own: the board wants words meanwhile. Anything but a yes is a no.
+fn ask(question: &str) -> std::sync::mpsc::Receiver<bool> {
+    let (answer, answered) = std::sync::mpsc::channel();
+    let question = format!("{question} [y/n] ");
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let mut out = std::io::stdout();
+        let asked = out.write_all(question.as_bytes()).and_then(|()| out.flush());
+        if asked.is_ok() && std::io::stdin().read_line(&mut line).is_ok() {
+            // Nobody listens any more when the keeper has taken its lamps back.
+            let _ = answer.send(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"));
+        }
+    });
+    answered
 }
 
 fn on_board(
     choice: &BoardChoice,
     lamp: Option<&str>,
     seconds: Option<u64>,
-    run: fn(&ShowRequest<'_>, &mut dyn Write) -> Result<(), CommandError>,
+    run: impl FnOnce(&ShowRequest<'_>, &mut dyn Write) -> Result<(), CommandError>,
 ) -> Outcome {
     let configured = match choice.config.as_deref().map(Config::load).transpose() {
         Ok(config) => config.unwrap_or_default().board,
@@ -121,9 +159,12 @@ fn on_board(
             return Outcome::BadInput;
         }
     };
+    // A board that is named is drawn as named; without a name it is this box's, and on a box the keeper has it.
+    let of_box = choice.profile.is_none().then_some(Path::new(command::KEEPER_SOCKET));
     let request = ShowRequest {
         profile: choice.profile.as_deref().unwrap_or(&configured.profile),
         profiles_dir: choice.profiles_dir.as_deref().or(configured.profiles_dir.as_deref()),
+        keeper: choice.keeper.as_deref().or(configured.keeper.as_deref()).or(of_box),
         lamp,
         seconds,
         colour: std::io::stdout().is_terminal(),

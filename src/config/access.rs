@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::credential;
 use super::parse::{LIST_MAX, ae_title, listen};
 use super::reader::{Faults, Section};
 use super::text::{list, quoted};
@@ -53,11 +54,11 @@ pub(super) fn tls(faults: &mut Faults<'_>, dicom: &mut Section<'_, '_>) -> Optio
     let mut s = dicom.section(faults, "tls");
     let address = s.text(faults, "listen", listen);
     s.missing(faults, "listen", "the address and port, such as listen = \"0.0.0.0:2762\"");
-    let certificate_file = s.path(faults, "certificate_file");
+    let certificate_file = s.text(faults, "certificate_file", credential::path);
     s.missing(faults, "certificate_file", "the file with this box's certificate (PEM)");
-    let key_file = s.path(faults, "key_file");
+    let key_file = s.text(faults, "key_file", credential::path);
     s.missing(faults, "key_file", "the file with the certificate's private key (PEM)");
-    let client_ca_file = s.path(faults, "client_ca_file");
+    let client_ca_file = s.text(faults, "client_ca_file", credential::path);
     let n_faults = faults.len();
     let pins = s.texts(faults, "client_certificates_sha256", LIST_MAX, pin);
     if faults.len() == n_faults && pins.as_ref().is_some_and(Vec::is_empty) {

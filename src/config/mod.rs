@@ -3,10 +3,11 @@
 //! Nothing binds or opens until a whole `Config` exists (DESIGN.md section 4). `Config::default()` is the file without a line in it:
 //! loopback only, simulated board, no alerts. Durations end in `_s`, sizes in `_mib`, bounds in `_max` or `_min`.
 //!
-//! `reader.rs` walks the parsed document and collects faults, `parse.rs` and `access.rs` say which keys exist and what they may hold,
-//! `values.rs` holds the small value types, `text.rs` writes a `Config` back as TOML, `notices.rs` says what of it people must know.
+//! `reader.rs` walks the parsed document and collects faults, `parse.rs`, `access.rs` and `web.rs` say which keys exist and what they may hold,
+//! `values.rs` holds the small value types, `credential.rs` finds the files of `credential:NAME`, `text.rs` writes a `Config` back as TOML, `notices.rs` says what of it people must know.
 
 mod access;
+mod credential;
 #[cfg(test)]
 #[path = "../../fuzz/config_targets.rs"]
 mod fuzz_targets;
@@ -15,6 +16,7 @@ mod parse;
 mod reader;
 mod text;
 mod values;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
 pub use access::{PeerConfig, TlsConfig};
+pub use credential::{credential_file, with_credential_files};
 pub use values::{Durability, EngineChoice, HostPort, LogLevel, PeerRange, WebhookUrl};
 
 /// Longest configuration file, bytes: a real one has a few thousand.
@@ -237,6 +240,8 @@ pub struct BoardConfig {
     pub profile: String,
     /// Where board profiles lie; `None`: the built-in ones.
     pub profiles_dir: Option<PathBuf>,
+    /// Socket of the lamp keeper; `None`: the service draws the lamps itself.
+    pub keeper: Option<PathBuf>,
 }
 
 /// `[web]`.
@@ -248,6 +253,29 @@ pub struct WebConfig {
     pub plain_text_off_loopback: bool,
     /// Names, beyond addresses and `localhost`, by which the page may be called (checked against DNS rebinding).
     pub host_names: Vec<String>,
+    /// `[web.tls]`: the certificate of the page; `None`: plain text.
+    pub tls: Option<WebTlsConfig>,
+    /// File with the code by which the page is opened from other machines; `None`: there is no login.
+    pub claim_code_file: Option<PathBuf>,
+}
+
+/// `[web.tls]`. Both files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebTlsConfig {
+    /// The certificate of the page, then those between it and its authority.
+    pub certificate_file: PathBuf,
+    /// Its private key; readable by the service alone.
+    pub key_file: PathBuf,
+}
+
+impl Default for WebTlsConfig {
+    /// The identity of the box.
+    fn default() -> Self {
+        Self {
+            certificate_file: PathBuf::from("credential:identity/device.crt"),
+            key_file: PathBuf::from("credential:identity/device.key"),
+        }
+    }
 }
 
 /// `[alerts]`.
@@ -361,14 +389,14 @@ impl Default for InferConfig {
 
 impl Default for BoardConfig {
     fn default() -> Self {
-        Self { profile: "sim".to_owned(), profiles_dir: None }
+        Self { profile: "sim".to_owned(), profiles_dir: None, keeper: None }
     }
 }
 
 impl Default for WebConfig {
     fn default() -> Self {
         let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-        Self { listen, plain_text_off_loopback: false, host_names: Vec::new() }
+        Self { listen, plain_text_off_loopback: false, host_names: Vec::new(), tls: None, claim_code_file: None }
     }
 }
 

@@ -18,15 +18,7 @@ impl Config {
                 ),
             );
         }
-        if !self.web.listen.ip().is_loopback() {
-            add(
-                "web.listen",
-                format!(
-                    "This page on {} is plain text and without login: whoever reaches it can read and acknowledge.",
-                    self.web.listen
-                ),
-            );
-        }
+        super::web::notices(&self.web, &mut add);
         for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
             if !webhook.url.is_https() && !webhook.url.is_loopback() {
                 add(

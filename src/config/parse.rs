@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
-use super::access;
 use super::reader::{Faults, Section};
 use super::{
     AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, Durability, EngineChoice, HostPort, InferConfig,
-    LogConfig, LogLevel, NpuConfig, PacsConfig, PeerRange, SpoolConfig, WebConfig, WebhookConfig, WebhookUrl,
+    LogConfig, LogLevel, NpuConfig, PacsConfig, PeerRange, SpoolConfig, WebhookConfig, WebhookUrl,
 };
+use super::{access, credential, web};
 use crate::domain::{AeTitle, Uid, VerdictKind};
 
 /// A site has a few receivers; each costs a worker.
@@ -41,7 +41,7 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
         assemble: assemble(&mut faults, &mut root),
         infer: infer(&mut faults, &mut root),
         board: board(&mut faults, &mut root),
-        web: web(&mut faults, &mut root),
+        web: web::web(&mut faults, &mut root),
         alerts: alerts(&mut faults, &mut root),
         pacs: root.is_set("pacs").then(|| pacs(&mut faults, &mut root)).flatten(),
         log: log(&mut faults, &mut root),
@@ -208,28 +208,8 @@ fn board(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> BoardConfig {
     let config = BoardConfig {
         profile: section.text(faults, "profile", plain_name).unwrap_or(default.profile),
         profiles_dir: section.path(faults, "profiles_dir"),
+        keeper: section.path(faults, "keeper"),
     };
-    section.finish(faults);
-    config
-}
-
-fn web(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> WebConfig {
-    let default = WebConfig::default();
-    let mut section = root.section(faults, "web");
-    let s = &mut section;
-    let config = WebConfig {
-        listen: s.text(faults, "listen", listen).unwrap_or(default.listen),
-        plain_text_off_loopback: s.boolean(faults, "plain_text_off_loopback", default.plain_text_off_loopback),
-        host_names: s.texts(faults, "host_names", 32, host_name).unwrap_or_default(),
-    };
-    if !config.listen.ip().is_loopback() && !config.plain_text_off_loopback {
-        let message = format!(
-            "{} is not loopback, and the page has no TLS yet: listen on 127.0.0.1 or [::1], or set web.plain_text_off_loopback = true \
-             if this network may read it",
-            config.listen
-        );
-        faults.add(s.offset_of("listen"), s.full("listen"), message);
-    }
     section.finish(faults);
     config
 }
@@ -247,7 +227,7 @@ fn alerts(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AlertsConfig {
 fn webhook(faults: &mut Faults<'_>, mut s: Section<'_, '_>) -> Option<WebhookConfig> {
     let url = s.text(faults, "url", WebhookUrl::try_new);
     s.missing(faults, "url", "where are verdicts posted? For example url = \"https://alerts.hospital.example/scanside\"");
-    let secret_file: Option<PathBuf> = s.path(faults, "secret_file");
+    let secret_file: Option<PathBuf> = s.text(faults, "secret_file", credential::path);
     s.missing(faults, "secret_file", "the file with the secret that signs each message");
     let n_faults = faults.len();
     let on = s.texts(faults, "on", 3, verdict_kind);
@@ -351,7 +331,7 @@ fn plain_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn host_name(text: &str) -> Result<String, String> {
+pub(super) fn host_name(text: &str) -> Result<String, String> {
     let fine = (1..=253).contains(&text.len())
         && text.split('.').all(|label| {
             (1..=63).contains(&label.len())

@@ -87,9 +87,12 @@ pub(super) fn to_toml(config: &Config) -> String {
     if let Some(dir) = &config.board.profiles_dir {
         line(format!("profiles_dir = {}", quoted(&dir.to_string_lossy())));
     }
+    if let Some(socket) = &config.board.keeper {
+        line(format!("keeper = {}", quoted(&socket.to_string_lossy())));
+    }
     let w = &config.web;
-    line(format!("\n[web]\nlisten = {}", quoted(&w.listen.to_string())));
-    line(format!("plain_text_off_loopback = {}\nhost_names = {}", w.plain_text_off_loopback, list(&w.host_names)));
+    line(super::web::plain_lines(w));
+    super::web::lines(w, &mut line);
     line(format!("\n[alerts]\nundelivered_s_max = {}", config.alerts.undelivered_s_max));
     for webhook in &config.alerts.webhook {
         let on: Vec<&str> = webhook.on.iter().map(|kind| kind.as_str()).collect();

@@ -19,7 +19,7 @@ pub enum DeviceCondition {
     CommitmentsUndelivered,
     /// The model failed its self-test; nothing can be assessed.
     ModelUnusable,
-    /// Inference did not finish within its budget.
+    /// A study in work stands still, or inference did not finish within its budget.
     InferenceStuck,
     /// A health probe has stopped answering.
     ProbeSilent,
@@ -29,11 +29,11 @@ pub enum DeviceCondition {
     LampFailing,
     /// An NPU is to be used and is not; studies are read by the processor.
     NpuLost,
-    /// A certificate of the DICOM TLS listener ends within 30 days.
+    /// A certificate of a TLS listener ends within 30 days.
     CertificateExpiring,
     /// Certificate files were replaced and the new ones cannot be used; the ones before still serve.
     CertificateNotLoaded,
-    /// The DICOM TLS listener has no certificate that peers can accept: none was loaded, or its time is over or has not begun.
+    /// A TLS listener has no certificate that others can accept: none was loaded, or its time is over or has not begun.
     CertificateUnusable,
     /// Missing series cannot be fetched: the PACS does not answer, or does not send to this box.
     PacsUnreachable,
@@ -78,7 +78,7 @@ impl DeviceCondition {
                 "The answer of a storage commitment could not be told: check call of the requester in [[dicom.peer]], and the network."
             }
             Self::ModelUnusable => "The model failed its self-test: reinstall the model package.",
-            Self::InferenceStuck => "An inference ran past its budget: restart the service.",
+            Self::InferenceStuck => "The study in work stands still or ran past its budget: the service is restarted unless it moves again.",
             Self::ProbeSilent => "A health probe has stopped answering: restart the service.",
             Self::ReceiverDown => "The DICOM listener is down: check the address and port in the configuration.",
             Self::LampFailing => "The lamps cannot be driven: check the board profile.",
@@ -86,13 +86,13 @@ impl DeviceCondition {
                 "The NPU is not in use and the processor reads the studies: check its driver and libraries, or set infer.engine = \"cpu\"."
             }
             Self::CertificateExpiring => {
-                "A certificate for DICOM over TLS ends soon: put a new one into the files of dicom.tls; no restart is needed."
+                "A certificate of this box ends soon: put a new one into the files of dicom.tls or web.tls; no restart is needed."
             }
             Self::CertificateNotLoaded => {
-                "The new certificate files cannot be used and the ones before still serve: correct the files of dicom.tls."
+                "The new certificate files cannot be used and the ones before still serve: correct the files of dicom.tls or web.tls."
             }
             Self::CertificateUnusable => {
-                "DICOM over TLS has no valid certificate, so peers cannot send: correct the files of dicom.tls, and check the box's clock."
+                "DICOM or the page has no valid certificate, so others cannot connect: correct the files of dicom.tls or web.tls, and check the box's clock."
             }
             Self::PacsUnreachable => {
                 "Missing series cannot be fetched: check [pacs], the network, and this box's entry in the PACS; studies are read as they come."
@@ -149,55 +149,5 @@ impl DeviceState {
     }
 }
 
-/// What the lamps show (DESIGN.md section 4, after IEC 60601-1-8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lamp {
-    /// No light: not running.
-    Dark,
-    /// Green, steady.
-    Ready,
-    /// Green, slow pulse.
-    Working,
-    /// Green and yellow, steady.
-    Degraded,
-    /// Yellow, steady, with a short double dip each 4 s.
-    Indeterminate,
-    /// Yellow, 0.6 Hz.
-    Suspicious,
-    /// Red and yellow alternating, 1 Hz.
-    Fault,
-    /// Red, 2 Hz.
-    Critical,
-}
-
-impl Lamp {
-    /// Stable name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Dark => "dark",
-            Self::Ready => "ready",
-            Self::Working => "working",
-            Self::Degraded => "degraded",
-            Self::Indeterminate => "indeterminate",
-            Self::Suspicious => "suspicious",
-            Self::Fault => "fault",
-            Self::Critical => "critical",
-        }
-    }
-
-    /// What it means to the room.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::Dark => "No power or not running: same as fault.",
-            Self::Ready => "All well.",
-            Self::Working => "A study is being received or read.",
-            Self::Degraded => "Works, but IT must look.",
-            Self::Indeterminate => "A study could not be assessed: see why.",
-            Self::Suspicious => "Tell the radiologist.",
-            Self::Fault => "Not working: do not rely on it.",
-            Self::Critical => "Call the radiologist now.",
-        }
-    }
-}
+// What the lamps show is the lamp core's, which needs no std (crates/lamp); to the rooms it is a word of the domain.
+pub use scanside_lamp::Lamp;

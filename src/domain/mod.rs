@@ -18,6 +18,7 @@ pub mod time;
 pub mod verdict;
 pub mod volume;
 pub mod vr;
+pub mod work;
 
 pub use commitment::{
     Commitment, CommitmentFailure, CommitmentItem, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, SopReference,
@@ -39,3 +40,4 @@ pub use verdict::{
     VerdictKind,
 };
 pub use volume::{Grid, PreparedStudy, Volume};
+pub use work::{Doing, WorkSeen, WorkSteps};

@@ -6,15 +6,20 @@
 //! | [`conditions`](mod@conditions) | the pure decision: readings + limits -> `DeviceCondition`s, with hysteresis |
 //! | [`probes`] | sysinfo on a thread of its own; a probe that hangs goes stale and is told |
 //! | [`progress`] | heartbeats of the pipeline's tasks: the watchdog is fed only while all of them move |
+//! | [`disk_probe`] | the disk's own check: writes, syncs, reads back, on a thread of its own |
+//! | [`report`] | the file that `scanside health` reads, and whether it may be believed |
 //! | [`notify`] | the thin edge to systemd: READY, STATUS, WATCHDOG |
 
 pub mod conditions;
+pub mod disk_probe;
 pub mod notify;
 pub mod probes;
 pub mod progress;
 pub mod reading;
+pub mod report;
 
 pub use conditions::{HealthLimits, conditions};
+pub use disk_probe::DiskProbe;
 pub use notify::Notifier;
 pub use probes::ProbeThread;
 pub use progress::{Heartbeat, ProgressBoard, Stalled};
@@ -34,6 +39,8 @@ pub enum HealthEvent {
     ProgressStalled(Stalled),
     /// All tasks move again.
     ProgressResumed,
+    /// The disk's own check fails: why.
+    DiskCheckFailed(String),
     /// systemd could not be told.
     NotifyFailed(String),
 }
@@ -59,6 +66,7 @@ impl Event for HealthEvent {
             Self::ConditionCleared(_) => "ConditionCleared",
             Self::ProgressStalled(_) => "ProgressStalled",
             Self::ProgressResumed => "ProgressResumed",
+            Self::DiskCheckFailed(_) => "DiskCheckFailed",
             Self::NotifyFailed(_) => "NotifyFailed",
         }
     }
@@ -68,7 +76,7 @@ impl Event for HealthEvent {
             Self::ConditionRaised(condition) if condition.is_fault() => Level::Error,
             Self::ConditionRaised(_) | Self::NotifyFailed(_) => Level::Warn,
             Self::ConditionCleared(_) | Self::ProgressResumed => Level::Info,
-            Self::ProgressStalled(_) => Level::Error,
+            Self::ProgressStalled(_) | Self::DiskCheckFailed(_) => Level::Error,
         }
     }
 
@@ -80,6 +88,7 @@ impl Event for HealthEvent {
                 format!("{name} has not moved for {age_ms} ms (limit {age_ms_max} ms); the watchdog is not fed until it does.")
             }
             Self::ProgressResumed => "All tasks move again.".to_owned(),
+            Self::DiskCheckFailed(cause) => format!("The disk of the state folder fails its check: {cause}."),
             Self::NotifyFailed(cause) => format!("systemd could not be told: {cause}"),
         }
     }

@@ -17,7 +17,7 @@ const RESTING: u64 = u64::MAX;
 #[derive(Debug)]
 struct Heart {
     name: &'static str,
-    age_ms_max: u64,
+    age_ms_max: AtomicU64,
     last_ms: AtomicU64,
 }
 
@@ -29,6 +29,11 @@ impl Heartbeat {
     /// The task moved at `now`.
     pub fn beat(&self, now: Monotonic) {
         self.0.last_ms.store(now.0.min(RESTING - 1), Ordering::Release);
+    }
+
+    /// How long the task may stand still from now on, ms.
+    pub fn allow(&self, age_ms_max: u64) {
+        self.0.age_ms_max.store(age_ms_max, Ordering::Release);
     }
 
     /// The task waits for work and is not expected to move until the next beat.
@@ -55,6 +60,21 @@ impl CounterWatch {
     #[must_use]
     pub const fn new(heartbeat: Heartbeat) -> Self {
         Self { heartbeat, last: None }
+    }
+
+    /// The counter is not expected to move; the next observation counts as a beat.
+    pub fn rest(&mut self) {
+        self.heartbeat.rest();
+        self.last = None;
+    }
+
+    /// Takes the value at `now` of a counter that may stand still for `age_ms_max`. The first value after a rest is a beat.
+    pub fn observe_for(&mut self, counter: u64, age_ms_max: u64, now: Monotonic) {
+        self.heartbeat.allow(age_ms_max);
+        if self.last != Some(counter) {
+            self.heartbeat.beat(now);
+        }
+        self.last = Some(counter);
     }
 
     /// Takes the counter's value at `now`.
@@ -85,7 +105,11 @@ impl ProgressBoard {
     /// Adds a task that must move at least every `age_ms_max`, counted from `now`; `None` when the board is full.
     #[must_use]
     pub fn add(&self, name: &'static str, age_ms_max: u64, now: Monotonic) -> Option<Heartbeat> {
-        let heartbeat = Heartbeat(Arc::new(Heart { name, age_ms_max, last_ms: AtomicU64::new(now.0.min(RESTING - 1)) }));
+        let heartbeat = Heartbeat(Arc::new(Heart {
+            name,
+            age_ms_max: AtomicU64::new(age_ms_max),
+            last_ms: AtomicU64::new(now.0.min(RESTING - 1)),
+        }));
         let mut hearts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         hearts.push(heartbeat.clone()).ok().map(|()| heartbeat)
     }
@@ -99,8 +123,9 @@ impl ProgressBoard {
             .filter_map(|Heartbeat(heart)| {
                 let last_ms = heart.last_ms.load(Ordering::Acquire);
                 let age_ms = now.since_ms(Monotonic(last_ms));
-                let overdue = last_ms != RESTING && age_ms > heart.age_ms_max;
-                overdue.then_some(Stalled { name: heart.name, age_ms, age_ms_max: heart.age_ms_max })
+                let age_ms_max = heart.age_ms_max.load(Ordering::Acquire);
+                let overdue = last_ms != RESTING && age_ms > age_ms_max;
+                overdue.then_some(Stalled { name: heart.name, age_ms, age_ms_max })
             })
             .collect();
         stalled.sort_by_key(|s| std::cmp::Reverse(s.age_ms.saturating_sub(s.age_ms_max)));
@@ -155,6 +180,25 @@ mod tests {
             lamp.observe(19, Monotonic(now_ms));
         }
         assert_eq!(board.stalled(Monotonic(1100)).len(), 1);
+    }
+
+    #[test]
+    fn a_study_that_stands_still_is_seen_after_the_limit_of_its_own_step_and_recovers() {
+        let board = ProgressBoard::default();
+        let mut work = CounterWatch::new(board.add("study", 1, Monotonic(0)).expect("room"));
+        work.rest();
+        assert_eq!(board.stalled(Monotonic(1_000_000)), [], "no study, no step");
+        work.observe_for(7, 1_500, Monotonic(5_000));
+        work.observe_for(7, 1_500, Monotonic(6_500));
+        assert_eq!(board.stalled(Monotonic(6_500)), []);
+        assert_eq!(board.stalled(Monotonic(6_501)).len(), 1);
+        work.observe_for(8, 10_000, Monotonic(7_000));
+        assert_eq!(board.stalled(Monotonic(16_999)), [], "a longer step has longer");
+        work.observe_for(8, 10_000, Monotonic(17_001));
+        assert_eq!(board.stalled(Monotonic(17_001)).len(), 1);
+        work.rest();
+        work.observe_for(8, 1_500, Monotonic(20_000));
+        assert_eq!(board.stalled(Monotonic(21_000)), [], "the next study begins anew, though its counter stands where it stood");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tract_qconv::Kernel;
 use tract_qconv::tract::Watch;
 
 use super::engine::{Cancel, EngineError};
+use crate::domain::WorkSteps;
 
 /// Most threads inside a convolution.
 const THREADS_MAX: usize = 64;
@@ -45,6 +46,7 @@ pub struct LayerTime {
 pub(crate) struct Control {
     options: EngineOptions,
     cancel: Cancel,
+    steps: WorkSteps,
     budget_ms: AtomicU64,
     /// Moment on the clock, us.
     deadline_us: AtomicU64,
@@ -61,6 +63,7 @@ impl Control {
         Self {
             options: EngineOptions { threads: options.threads.clamp(1, THREADS_MAX), ..options },
             cancel: Cancel::default(),
+            steps: WorkSteps::default(),
             budget_ms: AtomicU64::new(u64::MAX),
             deadline_us: AtomicU64::new(u64::MAX),
             stopped: AtomicBool::new(false),
@@ -75,6 +78,10 @@ impl Control {
 
     pub(crate) fn cancel(&self) -> Cancel {
         self.cancel.clone()
+    }
+
+    pub(crate) fn steps(&self) -> WorkSteps {
+        self.steps.clone()
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -146,7 +153,12 @@ impl Watch for Control {
             return false;
         }
         self.began_us.store(now_us, Ordering::Release);
+        self.steps.step();
         true
+    }
+
+    fn step(&self) {
+        self.steps.step();
     }
 
     fn end(&self, name: &str) {

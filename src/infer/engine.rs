@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::domain::verdict::Refusal;
-use crate::domain::{Findings, PreparedStudy, QualityNote, Reason, ReasonCode, SeriesUse};
+use crate::domain::{Findings, PreparedStudy, QualityNote, Reason, ReasonCode, SeriesUse, WorkSteps};
 
 /// Runs one model.
 pub trait Engine: Send {
@@ -19,6 +19,12 @@ pub trait Engine: Send {
     /// The flag that ends a run from another thread; the engine looks at it between layers.
     fn cancel(&self) -> Cancel {
         Cancel::default()
+    }
+
+    /// Where the engine counts its steps, at least one in [`crate::domain::work::INFERRING_STILL_MS_MAX`], unless it says otherwise there. An
+    /// engine that counts none would look stuck.
+    fn steps(&self) -> WorkSteps {
+        WorkSteps::default()
     }
 }
 

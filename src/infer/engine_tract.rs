@@ -11,7 +11,7 @@ use tract_onnx::prelude::*;
 use tract_qconv::Kernel;
 use tract_qconv::tract::{Rewrite, RewriteError, fuse, node_quantisation, replace_convolutions, replace_sums};
 
-use crate::domain::{Findings, ModelSpec, PreparedStudy};
+use crate::domain::{Findings, ModelSpec, PreparedStudy, WorkSteps};
 
 use super::control::{Control, EngineOptions, LayerTime};
 use super::engine::{Cancel, Engine, EngineError};
@@ -124,6 +124,10 @@ impl Engine for TractEngine {
 
     fn cancel(&self) -> Cancel {
         self.control.cancel()
+    }
+
+    fn steps(&self) -> WorkSteps {
+        self.control.steps()
     }
 }
 

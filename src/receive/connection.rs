@@ -15,6 +15,8 @@ use tokio::time::timeout;
 
 use crate::domain::{CertificateSha256, Monotonic};
 
+use crate::secure::TlsKeeper;
+
 use super::ending::Ending;
 use super::handshake::shake;
 use super::negotiate::Caller;
@@ -22,7 +24,6 @@ use super::pdu_buffer::{PduBuffer, WholePdu};
 use super::progress::{Late, Progress};
 use super::shared::Shared;
 use super::stream::PeerStream;
-use super::tls::TlsKeeper;
 
 /// Longest association request, bytes: 128 contexts with a dozen transfer syntaxes each are 60 KiB.
 const REQUEST_LENGTH_MAX: u32 = 128 * 1024;

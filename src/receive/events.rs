@@ -67,8 +67,6 @@ pub(super) enum ReceiveEvent {
     ConnectionPutOff { peer: IpAddr },
     PeerPutOff { peer: IpAddr, put_off: PutOff },
     PeerHushed { peer: IpAddr, level: Level },
-    CertificateLoaded { until: String },
-    CertificateRefused { error: String, serves_on: bool },
     InstanceRefused { id: u64, status: DimseStatus, because: String },
     InstanceConflicted { id: u64 },
     StorageFailed { id: u64, error: String },
@@ -100,8 +98,6 @@ impl Event for ReceiveEvent {
             Self::ConnectionPutOff { .. } => "ConnectionPutOff",
             Self::PeerPutOff { .. } => "PeerPutOff",
             Self::PeerHushed { .. } => "PeerHushed",
-            Self::CertificateLoaded { .. } => "CertificateLoaded",
-            Self::CertificateRefused { .. } => "CertificateRefused",
             Self::InstanceRefused { .. } => "InstanceRefused",
             Self::InstanceConflicted { .. } => "InstanceConflicted",
             Self::StorageFailed { .. } => "StorageFailed",
@@ -119,7 +115,6 @@ impl Event for ReceiveEvent {
             Self::EchoAnswered { .. } | Self::ConnectionEvicted { .. } | Self::ConnectionPutOff { .. } => Level::Debug,
             Self::PeerHushed { level, .. } => *level,
             Self::ListenerStarted { .. }
-            | Self::CertificateLoaded { .. }
             | Self::ListenerStopped(_)
             | Self::AssociationAccepted { .. }
             | Self::AssociationReleased { .. }
@@ -129,16 +124,13 @@ impl Event for ReceiveEvent {
             | Self::ContextsRefused { .. } => Level::Info,
             Self::HandshakeFailed { .. }
             | Self::PeerPutOff { .. }
-            | Self::CertificateRefused { serves_on: true, .. }
             | Self::AssociationRejected { .. }
             | Self::AssociationBroken { .. }
             | Self::RequestFailed { .. }
             | Self::InstanceRefused { .. }
             | Self::RequestRefused { .. }
             | Self::InstanceConflicted { .. } => Level::Warn,
-            Self::ConnectionRefused { .. } | Self::StorageFailed { .. } | Self::CertificateRefused { serves_on: false, .. } => {
-                Level::Error
-            }
+            Self::ConnectionRefused { .. } | Self::StorageFailed { .. } => Level::Error,
         }
     }
 
@@ -166,15 +158,6 @@ impl Event for ReceiveEvent {
             Self::PeerPutOff { peer, put_off } => put_off_text(*peer, put_off),
             Self::PeerHushed { peer, .. } => {
                 format!("So many lines about {peer} came in a short time that further ones are only counted, until it pauses.")
-            }
-            Self::CertificateLoaded { until } => {
-                format!("The certificate for DICOM over TLS was loaded; it holds until {until}.")
-            }
-            Self::CertificateRefused { error, serves_on: true } => {
-                format!("The new certificate files cannot be used, the ones before still serve: {error}.")
-            }
-            Self::CertificateRefused { error, serves_on: false } => {
-                format!("DICOM over TLS has no certificate and refuses every connection: {error}.")
             }
             Self::InstanceRefused { id, status, because } => {
                 format!("Association {id}: an instance was refused with {:#06X}: {because}.", status.code())

@@ -9,8 +9,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::domain::CertificateSha256;
-
-use super::certificates::fingerprint;
+use crate::secure::fingerprint;
 
 /// A connection whose handshake is done, and who proved to be at its other end.
 pub(super) type Secured = (Box<TlsStream<TcpStream>>, Option<CertificateSha256>);

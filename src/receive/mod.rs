@@ -5,7 +5,6 @@
 //! | `server.rs`, `shared.rs` | connections, plain and TLS -> one bounded task each |
 //! | `slots.rs` (pure) | connections, requests, pauses -> who may stay |
 //! | `rates.rs` (pure) | connections, failures, lines -> who is put off, who is only counted |
-//! | `tls.rs`, `certificates.rs` (pure), `client_verifier.rs` | certificate files, the clock -> what serves, and how it stands |
 //! | `handshake.rs`, `stream.rs` | socket -> plain or TLS stream, or why not |
 //! | `connection.rs` | stream -> whole PDUs, within deadlines |
 //! | `progress.rs` (pure) | bytes and pauses -> how long to wait |
@@ -19,8 +18,6 @@
 //! | `events.rs` | what is told to the service and to the journal |
 
 mod association;
-mod certificates;
-mod client_verifier;
 pub mod command;
 mod connection;
 pub mod dimse;
@@ -51,13 +48,12 @@ mod store;
 mod stream;
 #[cfg(test)]
 mod test_data;
-mod tls;
 mod values;
 
+pub use crate::secure::{TlsError, TlsFiles, TlsKeeper, TlsStanding, cipher_suites};
 pub use command::DimseStatus;
 pub use events::ReceiveNotice;
 pub use header_scan::{PixelFacts, ScanError, ScanLimits, scan_part10, scan_with_pixel_facts};
 pub use negotiate::{Caller, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 pub use options::{PeerNet, PeerNetError, PeerRule, ReceiveOptions};
 pub use server::{Listeners, ReceiveError, bind, serve};
-pub use tls::{TlsError, TlsFiles, TlsKeeper, TlsStanding, cipher_suites};

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::domain::Monotonic;
 use crate::journal::Journal;
+use crate::secure::TlsKeeper;
 use crate::spool::InstanceSink;
 
 use super::association::{Tally, run};
@@ -21,7 +22,6 @@ use super::ending::Ending;
 use super::events::{ReceiveEvent, ReceiveNotice};
 use super::options::ReceiveOptions;
 use super::shared::Shared;
-use super::tls::TlsKeeper;
 
 /// Failures of `accept` in a row after which the listener gives up; with the pause between them 20 s.
 const ACCEPT_FAILURES_MAX: u32 = 200;

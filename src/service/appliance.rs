@@ -9,26 +9,28 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use super::backlog::Backlog;
-use super::conductor::{Conductor, Inlets};
+use super::conductor::{Conductor, Inlets, on_disk};
 use super::events::ServiceReport;
 use super::folder::stored_instance;
 use super::npu::NpuChoice;
 use super::pipeline::{Pipeline, PipelineOptions, find_models_dir};
 use super::settings::Addresses;
 use super::sink::GatedSink;
+use super::sockets::{self, Handed};
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, budget, fetch, monotonic_now, settings, speed, uptime, wall_now};
+use super::{ServiceError, ServiceOptions, budget, facts, fetch, health_file, monotonic_now, settings, speed, uptime, wall_now};
 use crate::assemble::{AssembleEvent, Assembler};
-use crate::board::{self, BoardNotice, BoardProfile, LampHandle, LampOptions, lamp_thread};
+use crate::board::{self, BoardError, BoardNotice, BoardProfile, LampHandle, LampOptions, keeper_client, lamp_thread};
 use crate::config::Config;
 use crate::deliver::{Channel, Deliverer, EventReporter, Secret, Webhook};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
 use crate::journal::Journal;
-use crate::receive::{self, Listeners, TlsKeeper};
+use crate::receive::{self, Listeners};
+use crate::secure::{TlsFiles, TlsKeeper};
 use crate::signal::{SignalOptions, Signaller};
 use crate::spool::{ServiceStore, Spool, Store};
-use crate::web::{self, WebState};
+use crate::web::{self, Login, NamedText, PageListener, WebEvent, WebState};
 
 /// Bound of receive -> conductor.
 const RECEIVE_NOTICES_MAX: usize = 256;
@@ -54,9 +56,12 @@ pub struct Service {
     lamp: LampHandle,
     board_notices: mpsc::Receiver<BoardNotice>,
     dicom: Listeners,
-    web: TcpListener,
+    web: PageListener,
     channels: Vec<Arc<dyn Channel>>,
     addresses: Addresses,
+    /// Listeners of systemd's for which nothing is configured.
+    unused: Vec<std::net::TcpListener>,
+    socket_notices: Vec<NamedText>,
 }
 
 impl Service {
@@ -65,29 +70,56 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] names what is wrong. An unusable model is no error here: the box receives and shows fault.
     pub async fn bind(config: Config, options: ServiceOptions) -> Result<Self, ServiceError> {
+        Self::bind_handed(config, options, Handed::default()).await
+    }
+
+    /// As [`Service::bind`], with the listeners that systemd handed over in the place of those that the configuration names.
+    ///
+    /// # Errors
+    /// As [`Service::bind`].
+    pub async fn bind_handed(mut config: Config, options: ServiceOptions, handed: Handed) -> Result<Self, ServiceError> {
         let journal = Journal::new(wall_now);
+        let sockets = handed.apply(&mut config)?;
+        for notice in &sockets.notices {
+            journal.record(&ServiceReport::SocketOverruled { text: format!("{}: {}", notice.name, notice.text) });
+        }
         let channels = channels(&config)?;
         let profile = BoardProfile::load(&config.board.profile, config.board.profiles_dir.as_deref())
             .map_err(|error| ServiceError::Configuration(error.to_string()))?;
         let (notices, board_notices) = mpsc::channel(BOARD_NOTICES_MAX);
-        let driver = board::open(&profile).map_err(|error| ServiceError::Board(error.to_string()))?;
-        let mut lamp_options = LampOptions::new(uptime);
-        if let Some(button) = &profile.button {
-            lamp_options.debounce_ms = button.debounce_ms;
-        }
-        let lamp = lamp_thread::start(driver, lamp_options, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
+        let lamp = lamp_of(&config, &profile, notices).map_err(|error| ServiceError::Board(error.to_string()))?;
         let spool = Spool::open(&options.state_dir, settings::spool(&config), journal.clone(), wall_now)
             .map_err(|source| ServiceError::Spool { dir: options.state_dir.clone(), source })?;
-        let dicom = dicom_listeners(&config, &journal).await?;
-        let web = listen(config.web.listen, "the web page").await?;
+        let dicom = dicom_listeners(&config, (sockets.dicom, sockets.dicom_tls), &journal).await?;
+        let web = PageListener {
+            listener: listen(sockets.web, config.web.listen, "the web page").await?,
+            tls: open_keeper("the page", settings::web_tls(&config), &journal).await?,
+        };
         let bound = |listener: &TcpListener| listener.local_addr().ok();
         let addresses = Addresses {
             plain: dicom.plain.as_ref().and_then(bound),
             tls: dicom.tls.as_ref().and_then(|(listener, _)| bound(listener)),
-            web: bound(&web).unwrap_or(config.web.listen),
+            web: bound(&web.listener).unwrap_or(config.web.listen),
+            web_is_secure: web.tls.is_some(),
         };
         let pipeline = load_pipeline(&config, &profile, &options, &journal).await;
-        Ok(Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses })
+        let (unused, socket_notices) = (sockets.unused, sockets.notices);
+        Ok(Self {
+            config,
+            options,
+            journal,
+            spool,
+            pipeline,
+            profile,
+            lamp,
+            board_notices,
+            dicom,
+            web,
+            channels,
+            addresses,
+            unused,
+            socket_notices,
+        })
     }
 
     /// Where DICOM is listened for; where the plain listener is switched off, under TLS.
@@ -113,14 +145,30 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when a room could not be started.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServiceError> {
-        let Self { config, options, journal, spool, pipeline, profile, lamp, board_notices, dicom, web, channels, addresses } =
-            self;
+        let Self {
+            config,
+            options,
+            journal,
+            spool,
+            pipeline,
+            profile,
+            lamp,
+            board_notices,
+            dicom,
+            web,
+            channels,
+            addresses,
+            unused,
+            socket_notices,
+        } = self;
         let n_runs_max = pipeline.as_ref().map_or(1, Pipeline::n_runs_max);
         let pipeline_ms_max = (config.infer.time_budget_s + PREPARE_S_MAX) * 1000 * n_runs_max;
-        let mut vitals = Vitals::start(&profile.limits, pipeline_ms_max, journal.clone())
+        let steps = pipeline.as_ref().map(Pipeline::steps).unwrap_or_default();
+        let mut vitals = Vitals::start(&profile.limits, &options.state_dir, pipeline_ms_max, steps, journal.clone())
             .map_err(|error| ServiceError::Configuration(format!("the health probes cannot start: {error}")))?;
         vitals.report(DeviceCondition::ModelUnusable, pipeline.is_none());
-        let fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), &addresses);
+        let mut fixed = settings::fixed_status(&config, &profile, pipeline.as_ref().map(Pipeline::spec), &addresses);
+        fixed.notices.extend(socket_notices);
         let roles = pipeline.as_ref().map(|p| p.spec().channels.clone()).unwrap_or_default();
         let npu = pipeline.as_ref().map(|p| p.npu().clone()).unwrap_or_default();
         let (teller, status) = StatusTeller::new(fixed, lamp.view());
@@ -131,7 +179,9 @@ impl Service {
         let store: Arc<dyn Store> = Arc::new(spool.clone());
 
         let sink = Arc::new(GatedSink::new(spool.clone(), Arc::clone(&overloaded)));
-        let tls = dicom.tls.as_ref().map(|(_, keeper)| Arc::clone(keeper));
+        let dicom_tls = dicom.tls.as_ref().map(|(_, keeper)| ("DICOM", Arc::clone(keeper)));
+        let certificates = dicom_tls.into_iter().chain(web.tls.clone().map(|keeper| ("the page", keeper))).collect();
+        let page_tls = web.tls.clone();
         let receiving = tokio::spawn(receive::serve(
             dicom,
             Arc::new(settings::receive(&config)),
@@ -141,6 +191,11 @@ impl Service {
             monotonic_now,
             shutdown.clone(),
         ));
+        let telling = health_file::runtime_dir()
+            .map(|dir| tokio::spawn(health_file::keep(dir, status.clone(), journal.clone(), shutdown.clone())).abort_handle());
+        for listener in unused {
+            tokio::spawn(sockets::turn_away(listener, shutdown.clone()));
+        }
         let web_state = WebState {
             store: Arc::clone(&store),
             status,
@@ -151,6 +206,8 @@ impl Service {
                 let state_dir = options.state_dir.clone();
                 move || speed::load(&state_dir)
             }),
+            login: login(&config, &journal),
+            facts: Arc::new(move || facts::read(page_tls.as_ref())),
             clock: wall_now,
         };
         let serving = tokio::spawn(web::serve(web, web_state, shutdown.clone()));
@@ -181,7 +238,7 @@ impl Service {
             delivery,
             commitments,
             npu,
-            tls,
+            certificates,
             vitals,
             n_associations: 0,
             is_working: false,
@@ -197,7 +254,7 @@ impl Service {
         conductor.run(Inlets { receive, assessed, board: board_notices, web: web_commands, fetched, shutdown }).await;
         journal.record(&ServiceReport::ServiceStopped);
         let tasks = [receiving.abort_handle(), serving.abort_handle(), delivering.abort_handle(), reporting.abort_handle()];
-        for task in tasks.into_iter().chain(fetching) {
+        for task in tasks.into_iter().chain(fetching).chain(telling) {
             let end = tokio::time::Instant::now() + STOP_WAIT;
             while !task.is_finished() && tokio::time::Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -211,7 +268,7 @@ impl Service {
 impl Conductor {
     /// Takes up again the procedure steps of studies that have no final verdict, before their instances.
     fn restore_steps(&mut self) {
-        match tokio::task::block_in_place(|| self.spool.pending_steps()) {
+        match on_disk(&self.lamp, || self.spool.pending_steps()) {
             Ok(steps) => {
                 if !steps.is_empty() {
                     self.journal.record(&ServiceReport::StepsRestored { n: steps.len() });
@@ -226,7 +283,7 @@ impl Conductor {
 
     /// Takes up again what was stored without a verdict before the process ended.
     fn replay(&mut self) {
-        let records = match tokio::task::block_in_place(|| self.spool.pending()) {
+        let records = match on_disk(&self.lamp, || self.spool.pending()) {
             Ok(records) => records,
             Err(_) => {
                 self.set_condition(DeviceCondition::StorageFailing, true);
@@ -235,7 +292,7 @@ impl Conductor {
         };
         let mut n_instances = 0;
         for record in records {
-            match tokio::task::block_in_place(|| stored_instance(&record, monotonic_now())) {
+            match on_disk(&self.lamp, || stored_instance(&record, monotonic_now())) {
                 Ok(instance) => {
                     n_instances += 1;
                     self.replay_one(instance);
@@ -259,6 +316,18 @@ impl Conductor {
     }
 }
 
+/// The lamp: the keeper's where the configuration names one, else drawn by a thread of this process.
+fn lamp_of(config: &Config, profile: &BoardProfile, notices: mpsc::Sender<BoardNotice>) -> Result<LampHandle, BoardError> {
+    let mut options = LampOptions::new(uptime);
+    if let Some(button) = &profile.button {
+        options.debounce_ms = button.debounce_ms;
+    }
+    match &config.board.keeper {
+        Some(socket) => keeper_client::start(socket, options, notices),
+        None => lamp_thread::start(board::open(profile)?, options, notices),
+    }
+}
+
 /// The ways out of the box that the configuration names, in its order.
 fn channels(config: &Config) -> Result<Vec<Arc<dyn Channel>>, ServiceError> {
     let fault = |error: &dyn std::error::Error| ServiceError::Configuration(format!("alerts.webhook: {error}"));
@@ -272,27 +341,65 @@ fn channels(config: &Config) -> Result<Vec<Arc<dyn Channel>>, ServiceError> {
     Ok(channels)
 }
 
-async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ServiceError> {
-    TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, purpose, source })
+/// The listener that was handed over, or one on `address`.
+async fn listen(
+    handed: Option<std::net::TcpListener>,
+    address: SocketAddr,
+    purpose: &'static str,
+) -> Result<TcpListener, ServiceError> {
+    let bound = match handed {
+        Some(listener) => TcpListener::from_std(listener),
+        None => TcpListener::bind(address).await,
+    };
+    bound.map_err(|source| match source.kind() {
+        std::io::ErrorKind::PermissionDenied => ServiceError::Configuration(format!(
+            "cannot listen on {address} for {purpose}: ports below 1024 are systemd's to open: `systemctl enable --now \
+             scanside-dicom.socket scanside-web.socket`, or choose another port"
+        )),
+        _ => ServiceError::Listen { address, purpose, source },
+    })
 }
 
 /// The listeners for DICOM. Certificates that cannot be used stop nothing: the page and the lamp say so until they can.
-async fn dicom_listeners(config: &Config, journal: &Journal) -> Result<Listeners, ServiceError> {
+async fn dicom_listeners(
+    config: &Config,
+    (handed_plain, handed_tls): (Option<std::net::TcpListener>, Option<std::net::TcpListener>),
+    journal: &Journal,
+) -> Result<Listeners, ServiceError> {
     let plain = match config.dicom.plain {
-        true => Some(listen(config.dicom.listen, "DICOM").await?),
+        true => Some(listen(handed_plain, config.dicom.listen, "DICOM").await?),
         false => None,
     };
     let tls = match (&config.dicom.tls, settings::tls(config)) {
         (Some(tls), Some(files)) => {
-            let listener = listen(tls.listen, "DICOM over TLS").await?;
-            let journal = journal.clone();
-            let keeper = tokio::task::spawn_blocking(move || TlsKeeper::open(files, journal, wall_now)).await;
-            let keeper = keeper.map_err(|error| ServiceError::Configuration(format!("dicom.tls cannot start: {error}")))?;
-            Some((listener, Arc::new(keeper)))
+            let listener = listen(handed_tls, tls.listen, "DICOM over TLS").await?;
+            open_keeper("DICOM over TLS", Some(files), journal).await?.map(|keeper| (listener, keeper))
         }
         _ => None,
     };
     Ok(Listeners { plain, tls })
+}
+
+/// Loads certificate files off the async threads.
+async fn open_keeper(
+    serves: &'static str,
+    files: Option<TlsFiles>,
+    journal: &Journal,
+) -> Result<Option<Arc<TlsKeeper>>, ServiceError> {
+    let Some(files) = files else { return Ok(None) };
+    let journal = journal.clone();
+    let keeper = tokio::task::spawn_blocking(move || TlsKeeper::open_for(serves, files, journal, wall_now)).await;
+    let keeper = keeper.map_err(|error| ServiceError::Configuration(format!("TLS for {serves} cannot start: {error}")))?;
+    Ok(Some(Arc::new(keeper)))
+}
+
+/// The login of the page, where there is a claim code. One that cannot be used opens the page for nobody, and stops nothing else.
+fn login(config: &Config, journal: &Journal) -> Option<Arc<Login>> {
+    let login = Login::from_file(config.web.claim_code_file.as_deref()?, config.web.tls.is_some(), monotonic_now);
+    if let Some(error) = login.fault() {
+        journal.record(&WebEvent::LoginClosed { error: error.to_owned() });
+    }
+    Some(Arc::new(login))
 }
 
 /// The model, or a report in the journal and none.

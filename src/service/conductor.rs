@@ -25,7 +25,8 @@ use crate::domain::{
 };
 use crate::infer::NpuWatch;
 use crate::journal::Journal;
-use crate::receive::{ReceiveNotice, TlsKeeper};
+use crate::receive::ReceiveNotice;
+use crate::secure::{TlsKeeper, TlsStanding};
 use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
 use crate::spool::{Spool, Store};
 use crate::web::WebCommand;
@@ -34,6 +35,11 @@ use crate::web::WebCommand;
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two looks at the slow things: the store's figures, the outbox, health.
 const SLOW_TICKS: u64 = 10;
+
+/// Runs a call that waits for the disk. Others go on meanwhile, and the lamp is told that this silence has a cause.
+pub(super) fn on_disk<T>(lamp: &LampHandle, wait: impl FnOnce() -> T) -> T {
+    lamp.excused(|| block_in_place(wait))
+}
 
 /// What the conductor listens to.
 pub(super) struct Inlets {
@@ -70,7 +76,8 @@ pub(super) struct Conductor {
     pub(super) commitments: watch::Receiver<CommitmentHealth>,
     pub(super) npu: NpuWatch,
     /// Certificates of the TLS listener, if there is one.
-    pub(super) tls: Option<Arc<TlsKeeper>>,
+    /// The certificates of the listeners, by what they serve.
+    pub(super) certificates: Vec<(&'static str, Arc<TlsKeeper>)>,
     pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
@@ -98,16 +105,18 @@ impl Conductor {
                 Some(command) = inlets.web.recv() => self.on_web(command),
                 Some(report) = inlets.fetched.recv() => self.on_fetched(report),
                 _ = ticker.tick() => {
-                    self.lamp.alive();
                     self.vitals.beat(monotonic_now());
                     self.on_assemble(AssembleEvent::Tick);
                     self.on_fetch_tick();
+                    self.watch_work();
                     if n_ticks.is_multiple_of(SLOW_TICKS) {
                         self.on_slow_tick();
                     }
                     n_ticks += 1;
                 }
             }
+            // Each turn is a sign of life; with the ticks there are ten a second at least.
+            self.lamp.alive();
             self.feed_pipeline();
             self.tell_work();
             let waiting: Vec<&Study> = self.backlog.iter().collect();
@@ -171,7 +180,7 @@ impl Conductor {
         let uid = instance.header.study_instance_uid.clone();
         if !self.assembler.knows(&uid) {
             let (new, bounds) = (&instance.header.sop_instance_uid, (self.instances_per_study_max, instance.stored_at));
-            match block_in_place(|| past::earlier_instances(&self.spool, &uid, new, bounds)) {
+            match on_disk(&self.lamp, || past::earlier_instances(&self.spool, &uid, new, bounds)) {
                 Ok(instances) if instances.is_empty() => {}
                 Ok(instances) => self.on_assemble(AssembleEvent::StudyReloaded { instances }),
                 Err(_) => self.set_condition(DeviceCondition::StorageFailing, true),
@@ -201,7 +210,7 @@ impl Conductor {
 
     /// A study is complete as far as the evidence goes: what the spool knows of it is noted, and it waits for the pipeline.
     fn on_closed(&mut self, study: Study) {
-        let study = match block_in_place(|| self.spool.study(study.study_instance_uid())) {
+        let study = match on_disk(&self.lamp, || self.spool.study(study.study_instance_uid())) {
             Ok(Some(detail)) => past::with_notes(study, &detail),
             Ok(None) | Err(_) => study,
         };
@@ -271,7 +280,7 @@ impl Conductor {
         match command {
             WebCommand::Acknowledge { study: study_instance_uid, by, reply } => {
                 let at = wall_now();
-                let kept = block_in_place(|| self.spool.acknowledge(&study_instance_uid, &by, at));
+                let kept = on_disk(&self.lamp, || self.spool.acknowledge(&study_instance_uid, &by, at));
                 if matches!(kept, Ok(true)) {
                     self.on_signal(SignalEvent::Acknowledged { study_instance_uid, by, at });
                 }
@@ -294,7 +303,7 @@ impl Conductor {
                 }
                 SignalAction::AcknowledgementKept { study_instance_uid, by, at } => {
                     // The page's acknowledgement is already durable; the button's is made so here.
-                    if by_button && let Err(error) = block_in_place(|| self.spool.acknowledge(&study_instance_uid, &by, at)) {
+                    if by_button && let Err(error) = on_disk(&self.lamp, || self.spool.acknowledge(&study_instance_uid, &by, at)) {
                         self.journal.record(&super::events::ServiceReport::AcknowledgementNotKept { error: error.to_string() });
                     }
                     self.teller.studies_changed();
@@ -308,7 +317,7 @@ impl Conductor {
 
     /// Tells the signaller which verdicts nobody has acknowledged yet: at the start, and when it had to let some go.
     pub(super) fn reload_unacknowledged(&mut self) {
-        match block_in_place(|| self.spool.unacknowledged()) {
+        match on_disk(&self.lamp, || self.spool.unacknowledged()) {
             Ok(summaries) => {
                 let signals = summaries
                     .into_iter()
@@ -343,7 +352,18 @@ impl Conductor {
         self.set_condition(DeviceCondition::NpuLost, npu.lost.is_some());
         self.teller.set_npu(npu);
         self.look_at_certificates();
-        let changed = block_in_place(|| self.vitals.look(&self.spool, self.teller.lamp_view()));
+        self.look_at_vitals();
+    }
+
+    /// A study that stands still is told at once, and so is one that moves again: the room must not wait for the next slow look.
+    fn watch_work(&mut self) {
+        let Some(stall) = self.vitals.watch_work() else { return };
+        self.teller.set_detail(DeviceCondition::InferenceStuck, stall);
+        self.look_at_vitals();
+    }
+
+    fn look_at_vitals(&mut self) {
+        let changed = on_disk(&self.lamp, || self.vitals.look(&self.spool, self.teller.lamp_view()));
         if let Some(conditions) = changed {
             self.on_signal(SignalEvent::ConditionsChanged(conditions));
         }
@@ -352,12 +372,16 @@ impl Conductor {
 
     /// Takes up new certificate files, and says what of them needs somebody.
     fn look_at_certificates(&mut self) {
-        let Some(keeper) = &self.tls else { return };
-        let standing = block_in_place(|| keeper.look());
+        let looked: Vec<_> =
+            on_disk(&self.lamp, || self.certificates.iter().map(|(serves, keeper)| (*serves, keeper.look())).collect());
+        // Two listeners may share a file: what is the same is said once, of the first.
+        let first = |of: fn(&TlsStanding) -> Option<&String>| {
+            looked.iter().find_map(|(serves, standing)| of(standing).map(|text| format!("for {serves}: {text}")))
+        };
         let details = [
-            (DeviceCondition::CertificateUnusable, standing.unusable),
-            (DeviceCondition::CertificateExpiring, standing.expiring),
-            (DeviceCondition::CertificateNotLoaded, standing.not_loaded),
+            (DeviceCondition::CertificateUnusable, first(|standing| standing.unusable.as_ref())),
+            (DeviceCondition::CertificateExpiring, first(|standing| standing.expiring.as_ref())),
+            (DeviceCondition::CertificateNotLoaded, first(|standing| standing.not_loaded.as_ref())),
         ];
         for (condition, text) in details {
             self.set_condition(condition, text.is_some());

@@ -68,6 +68,16 @@ pub enum ServiceReport {
         /// How many.
         n: usize,
     },
+    /// The file for `scanside health` cannot be written.
+    HealthNotTold {
+        /// Why.
+        error: String,
+    },
+    /// Something about the sockets that systemd hands over.
+    SocketOverruled {
+        /// The key of the configuration, and what counts.
+        text: String,
+    },
     /// The service is ready.
     ServiceStarted {
         /// Where it listens.
@@ -95,6 +105,8 @@ impl Event for ServiceReport {
             Self::StepReported { .. } => "StepReported",
             Self::InstancesAvailable { .. } => "InstancesAvailable",
             Self::StepsRestored { .. } => "StepsRestored",
+            Self::HealthNotTold { .. } => "HealthNotTold",
+            Self::SocketOverruled { .. } => "SocketOverruled",
             Self::ServiceStarted { .. } => "ServiceStarted",
             Self::ServiceStopped => "ServiceStopped",
         }
@@ -108,7 +120,11 @@ impl Event for ServiceReport {
             | Self::StepsRestored { .. }
             | Self::ServiceStarted { .. }
             | Self::ServiceStopped => Level::Info,
-            Self::ConductorWasSilent { .. } | Self::KernelRefused { .. } | Self::ReplaySkipped { .. } => Level::Warn,
+            Self::ConductorWasSilent { .. }
+            | Self::KernelRefused { .. }
+            | Self::ReplaySkipped { .. }
+            | Self::HealthNotTold { .. }
+            | Self::SocketOverruled { .. } => Level::Warn,
             Self::VerdictNotRecorded { .. }
             | Self::AcknowledgementNotKept { .. }
             | Self::LampFailed { .. }
@@ -137,6 +153,8 @@ impl Event for ServiceReport {
             }
             Self::InstancesAvailable { n_instances } => format!("a peer reports {n_instances} instances as available"),
             Self::StepsRestored { n } => format!("{n} procedure steps of studies without a final verdict were taken up again"),
+            Self::HealthNotTold { error } => format!("the report for `scanside health` cannot be written: {error}"),
+            Self::SocketOverruled { text } => text.clone(),
             Self::ServiceStarted { addresses } => format!("listening on {addresses}"),
             Self::ServiceStopped => "stopped in order".into(),
         }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use super::events::ServiceReport;
 use super::npu::{self, NpuChoice};
 use super::{budget, untagged, uptime, wall_now};
-use crate::domain::{ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime};
+use crate::domain::{
+    Doing, ModelIdentity, ModelSpec, PreparedStudy, Reason, ReasonCode, Refusal, Study, TimingMs, Verdict, WallTime, WorkSteps,
+};
 use crate::infer::{
     Engine, EngineError, EngineOptions, InferencePool, Kernel, ModelPackage, NpuWatch, PackageError, PoolOptions, TractEngine,
 };
@@ -49,6 +51,7 @@ pub struct Pipeline {
     pool: InferencePool,
     npu: NpuWatch,
     memory_bytes_max: u64,
+    steps: WorkSteps,
 }
 
 impl Pipeline {
@@ -81,8 +84,9 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError::Engine`] when its worker cannot start.
     pub fn with_engine(spec: ModelSpec, engine: Box<dyn Engine>, infer_budget: Duration) -> Result<Self, PipelineError> {
+        let steps = engine.steps();
         let pool = InferencePool::start(engine, PoolOptions { budget: infer_budget, ..PoolOptions::default() })?;
-        Ok(Self { spec, pool, npu: NpuWatch::default(), memory_bytes_max: budget::STUDY_BYTES_DEFAULT })
+        Ok(Self { spec, pool, npu: NpuWatch::default(), memory_bytes_max: budget::STUDY_BYTES_DEFAULT, steps })
     }
 
     /// The same with another bound on the memory that one study may take, bytes.
@@ -109,6 +113,12 @@ impl Pipeline {
         &self.npu
     }
 
+    /// Where the steps of the study in work are counted.
+    #[must_use]
+    pub fn steps(&self) -> WorkSteps {
+        self.steps.clone()
+    }
+
     /// Whether a job ran past its budget and its worker has not come back.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
@@ -126,6 +136,7 @@ impl Pipeline {
             catch_unwind(look).unwrap_or_else(|_| Err(internal_fault("contrast from pixels")))
         });
         timing.total = ms_since(begin);
+        self.steps.begin(Doing::Deciding);
         let ran_on = outcome.as_ref().ok().map(|assessed| assessed.findings.model.clone());
         let mut verdict = decide(TriageInput {
             study_instance_uid: study.study_instance_uid().clone(),
@@ -139,14 +150,22 @@ impl Pipeline {
         // The engine that really ran: the NPU, or the processor behind it.
         verdict.model = ran_on.or(verdict.model);
         verdict.quality.extend_from_slice(study.notes());
+        self.steps.begin(Doing::Resting);
         verdict
     }
 
     /// Prepares and infers once; the time is added to `timing`.
     pub(super) fn attempt(&self, study: &Study, timing: &mut TimingMs) -> Result<Assessed, Refusal> {
         let begin = Instant::now();
-        let elapsed_ms = Arc::new(move || ms_since(begin));
-        let limits = PrepareLimits { elapsed_ms, memory_bytes_max: self.memory_bytes_max, ..PrepareLimits::default() };
+        self.steps.begin(Doing::Preparing);
+        // The time is asked for once per slice and at each attempt of a registration: each is a step.
+        let (slices, changes) = (self.steps.clone(), self.steps.clone());
+        let elapsed_ms = Arc::new(move || {
+            slices.step();
+            ms_since(begin)
+        });
+        let on_step = Arc::new(move |_| changes.step());
+        let limits = PrepareLimits { elapsed_ms, on_step, memory_bytes_max: self.memory_bytes_max, ..PrepareLimits::default() };
         let prepared = catch_unwind(AssertUnwindSafe(|| prepare(study, &self.spec, &limits)))
             .unwrap_or_else(|_| Err(internal_fault("prepare")));
         timing.prepare += ms_since(begin);
@@ -160,7 +179,9 @@ impl Pipeline {
             return Err(Refusal { reasons: vec![reason], quality, series });
         }
         let channels = prepared.channels.clone();
+        self.steps.begin(Doing::Inferring);
         let answer = self.pool.run(prepared);
+        self.steps.begin(Doing::Deciding);
         timing.infer += ms_since(begin);
         match answer {
             Ok(findings) => Ok(Assessed { findings, channels, quality, series }),

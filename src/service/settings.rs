@@ -85,11 +85,20 @@ pub(super) fn tls(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// What is wrong with the certificate files of the TLS listener, or soon will be. Reads them.
+/// Files of the page's certificate.
+pub(super) fn web_tls(config: &Config) -> Option<TlsFiles> {
+    config.web.tls.as_ref().map(|tls| TlsFiles::own(tls.certificate_file.clone(), tls.key_file.clone()))
+}
+
+/// What is wrong with the certificate files of the listeners, or soon will be: key of the configuration and sentence. Reads them.
 pub fn certificate_notes(config: &Config) -> Vec<String> {
-    let Some(files) = tls(config) else { return Vec::new() };
-    let standing = TlsKeeper::open(files, Journal::new(wall_now), wall_now).look();
-    [standing.unusable, standing.expiring, standing.not_loaded].into_iter().flatten().collect()
+    let listeners = [("dicom.tls", tls(config)), ("web.tls", web_tls(config))];
+    let notes = listeners.into_iter().filter_map(|(key, files)| Some((key, files?))).flat_map(|(key, files)| {
+        let standing = TlsKeeper::open(files, Journal::new(wall_now), wall_now).look();
+        let said = [standing.unusable, standing.expiring, standing.not_loaded].into_iter().flatten();
+        said.map(move |note| format!("{key}: {note}")).collect::<Vec<_>>()
+    });
+    notes.collect()
 }
 
 /// The configuration bounds its seconds far below this.
@@ -128,6 +137,7 @@ pub(super) struct Addresses {
     pub(super) plain: Option<SocketAddr>,
     pub(super) tls: Option<SocketAddr>,
     pub(super) web: SocketAddr,
+    pub(super) web_is_secure: bool,
 }
 
 impl Addresses {
@@ -135,7 +145,13 @@ impl Addresses {
     pub(super) fn in_words(&self) -> String {
         let plain = self.plain.map(|address| format!("DICOM {address}, "));
         let tls = self.tls.map(|address| format!("DICOM over TLS {address}, "));
-        format!("{}{}http://{}", plain.unwrap_or_default(), tls.unwrap_or_default(), self.web)
+        format!("{}{}{}", plain.unwrap_or_default(), tls.unwrap_or_default(), self.page())
+    }
+
+    /// The page, as a browser is told.
+    fn page(&self) -> String {
+        let scheme = if self.web_is_secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.web)
     }
 }
 
@@ -148,7 +164,7 @@ pub(super) fn fixed_status(
 ) -> StatusSnapshot {
     let mut addresses: Vec<NamedText> = bound.plain.iter().map(|address| named("DICOM", address.to_string())).collect();
     addresses.extend(bound.tls.iter().map(|address| named("DICOM over TLS", address.to_string())));
-    addresses.push(named("web page", format!("http://{}/", bound.web)));
+    addresses.push(named("web page", format!("{}/", bound.page())));
     addresses
         .extend(config.alerts.webhook.iter().enumerate().map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
     addresses.extend(config.pacs.iter().map(|pacs| named("PACS", format!("{} at {}", pacs.ae_title, pacs.address.as_str()))));

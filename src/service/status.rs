@@ -111,8 +111,7 @@ impl StatusTeller {
             for (new, old) in same_age.work.iter_mut().zip(&shown.work) {
                 new.since_ms = old.since_ms;
             }
-            let (_, lights) = self.lamp_view.current();
-            let lights = Some(Lights { red: lights.red, yellow: lights.yellow, green: lights.green });
+            let lights = self.lamp_view.lights().map(|l| Lights { red: l.red, yellow: l.yellow, green: l.green });
             same_age.lights = shown.lights;
             let modified = same_age != *shown;
             *shown = snapshot.clone();

@@ -1,9 +1,8 @@
 //! What the conductor does with a verdict: an assessed study in -> the verdict made durable with its notices, then shown.
 
 use sha2::{Digest, Sha256};
-use tokio::task::block_in_place;
 
-use super::conductor::Conductor;
+use super::conductor::{Conductor, on_disk};
 use super::pipeline::made_final;
 use super::{ServiceEvent, monotonic_now, settings, wall_now};
 use crate::config::WebhookConfig;
@@ -27,7 +26,7 @@ impl Conductor {
         self.in_work = None;
         self.vitals.pipeline_busy(false);
         let ahead = study.is_provisional().then(|| (study.clone(), verdict.clone()));
-        match block_in_place(|| self.record(&study, verdict)) {
+        match on_disk(&self.lamp, || self.record(&study, verdict)) {
             Ok(verdict) => {
                 self.set_condition(DeviceCondition::StorageFailing, false);
                 self.waker.wake();

@@ -1,15 +1,17 @@
 //! Vitals: what the conductor knows of the box's health. Probes, progress and what the rooms reported in -> conditions, the watchdog.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{monotonic_now, wall_now};
 use crate::board::LampView;
 use crate::board::profile::BoardLimits;
-use crate::domain::{DeviceCondition, Monotonic};
+use crate::domain::{DeviceCondition, Doing, Monotonic, WorkSteps};
 use crate::health::progress::CounterWatch;
 use crate::health::{
-    DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled, conditions,
+    DiskProbe, DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled,
+    conditions, disk_probe,
 };
 use crate::journal::Journal;
 use crate::spool::{OutboxStats, Spool, Store, Usage};
@@ -21,9 +23,15 @@ const CONDUCTOR_MS_MAX: u64 = 10_000;
 /// The lamp thread draws 50 frames a second.
 const LAMP_MS_MAX: u64 = 5_000;
 
+/// Heartbeat of the study in work: its limit is that of the step it is at (`domain/work.rs`).
+const WORK: &str = "study in work";
+
 /// Health as the conductor sees it.
 pub(super) struct Vitals {
     probes: ProbeThread,
+    disk: DiskProbe,
+    /// What the disk's own check found wrong at the last look.
+    disk_fault: Option<String>,
     limits: HealthLimits,
     journal: Journal,
     reported: BTreeSet<DeviceCondition>,
@@ -31,6 +39,11 @@ pub(super) struct Vitals {
     progress: ProgressBoard,
     conductor: Option<Heartbeat>,
     pipeline: Option<Heartbeat>,
+    /// The steps of the study in work, and whether there is one.
+    work: Option<CounterWatch>,
+    steps: WorkSteps,
+    busy: bool,
+    stands_still: bool,
     lamp: Option<CounterWatch>,
     notifier: Notifier,
     stalled: Vec<Stalled>,
@@ -39,22 +52,39 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    /// Starts the probes. `pipeline_ms_max` is the longest that one study may take.
-    pub(super) fn start(board: &BoardLimits, pipeline_ms_max: u64, journal: Journal) -> std::io::Result<Self> {
+    /// Starts the probes. `pipeline_ms_max` is the longest that one study may take, `state` the folder whose disk is checked,
+    /// `steps` are those of the pipeline, if there is one.
+    pub(super) fn start(
+        board: &BoardLimits,
+        state: &Path,
+        pipeline_ms_max: u64,
+        steps: WorkSteps,
+        journal: Journal,
+    ) -> std::io::Result<Self> {
         let now = monotonic_now();
         let progress = ProgressBoard::default();
         let pipeline = progress.add("pipeline", pipeline_ms_max, now);
         if let Some(heartbeat) = &pipeline {
             heartbeat.rest();
         }
+        let mut work = progress.add(WORK, pipeline_ms_max, now).map(CounterWatch::new);
+        if let Some(work) = &mut work {
+            work.rest();
+        }
         Ok(Self {
             probes: ProbeThread::start(monotonic_now, PROBE_PERIOD)?,
+            disk: DiskProbe::start(state, monotonic_now, disk_probe::PERIOD)?,
+            disk_fault: None,
             limits: HealthLimits::new(board.temperature_warn_c, board.memory_available_bytes_min, board.memory_process_bytes_max),
             journal,
             reported: BTreeSet::new(),
             conditions: Vec::new(),
             conductor: progress.add("conductor", CONDUCTOR_MS_MAX, now),
             pipeline,
+            work,
+            steps,
+            busy: false,
+            stands_still: false,
             lamp: progress.add("lamp", LAMP_MS_MAX, now).map(CounterWatch::new),
             progress,
             notifier: Notifier::from_env(),
@@ -72,10 +102,35 @@ impl Vitals {
     }
 
     /// The pipeline was given a study (`true`) or gave a verdict (`false`).
-    pub(super) fn pipeline_busy(&self, busy: bool) {
+    pub(super) fn pipeline_busy(&mut self, busy: bool) {
+        self.busy = busy;
+        if let (false, Some(work)) = (busy, &mut self.work) {
+            work.rest();
+        }
         if let Some(heartbeat) = &self.pipeline {
             if busy { heartbeat.beat(monotonic_now()) } else { heartbeat.rest() }
         }
+    }
+
+    /// Looks whether the study in work has made a step; to be called ten times a second. `Some` when it stands still (with what it was
+    /// about), or moves again (`None` inside).
+    pub(super) fn watch_work(&mut self) -> Option<Option<String>> {
+        let now = monotonic_now();
+        let seen = self.steps.seen();
+        if let (true, Some(work)) = (self.busy, &mut self.work) {
+            // A worker that rests has not taken the study yet, or has given its verdict: that is the pipeline's limit.
+            match seen.doing {
+                Doing::Resting => work.rest(),
+                _ => work.observe_for(seen.n, seen.still_ms_max, now),
+            }
+        }
+        let stall = self.progress.stalled(now).into_iter().find(|stall| stall.name == WORK);
+        if stall.is_some() == self.stands_still {
+            return None;
+        }
+        self.stands_still = stall.is_some();
+        self.report(DeviceCondition::InferenceStuck, self.stands_still);
+        Some(stall.map(|s| format!("The study in work stands still in {}: no step for {} ms.", seen.doing.as_str(), s.age_ms)))
     }
 
     /// A room reports a condition, or that it is over.
@@ -86,6 +141,7 @@ impl Vitals {
     /// Looks at everything; returns the conditions when they changed. To be called about once a second.
     pub(super) fn look(&mut self, spool: &Spool, lamp: &LampView) -> Option<Vec<DeviceCondition>> {
         let now = monotonic_now();
+        self.read_disk(now);
         self.read_spool(spool, now);
         if let Some(watch) = &mut self.lamp {
             watch.observe(lamp.frames(), now);
@@ -103,6 +159,15 @@ impl Vitals {
         Some(self.conditions.clone())
     }
 
+    /// The disk's own check; told once, when it begins to fail.
+    fn read_disk(&mut self, now: Monotonic) {
+        let fault = self.disk.fault(now);
+        if let Some(cause) = fault.as_ref().filter(|_| self.disk_fault.is_none()) {
+            self.journal.record(&HealthEvent::DiskCheckFailed(cause.clone()));
+        }
+        self.disk_fault = fault;
+    }
+
     fn read_spool(&mut self, spool: &Spool, now: Monotonic) {
         match (spool.usage(), spool.outbox_stats()) {
             (Ok(usage), Ok(outbox)) => {
@@ -115,7 +180,10 @@ impl Vitals {
                     refusing: usage.full,
                 };
                 self.probes.set_disk(disk, now);
-                self.report(DeviceCondition::StorageFailing, usage.failing);
+                if usage.failing && !self.usage.as_ref().is_some_and(|before| before.failing) {
+                    self.disk.look_now();
+                }
+                self.report(DeviceCondition::StorageFailing, usage.failing || self.disk_fault.is_some());
                 // Reported by the receiver when it had to refuse; over when there is room again, whether or not somebody sends.
                 self.report(DeviceCondition::DiskFull, usage.full);
                 (self.usage, self.outbox) = (Some(usage), outbox);
@@ -134,7 +202,7 @@ impl Vitals {
                 if stalled.is_empty() && !self.stalled.is_empty() {
                     self.journal.record(&HealthEvent::ProgressResumed);
                 }
-                self.report(DeviceCondition::InferenceStuck, stalled.iter().any(|s| s.name == "pipeline"));
+                self.report(DeviceCondition::InferenceStuck, stalled.iter().any(|s| [WORK, "pipeline"].contains(&s.name)));
                 self.stalled = stalled;
             }
             Err(error) => self.journal.record(&HealthEvent::NotifyFailed(error.to_string())),

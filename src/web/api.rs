@@ -1,15 +1,16 @@
 //! The interface for programs: `/healthz` and JSON under `/api/v1` (DESIGN.md section 4).
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::events::WebEvent;
+use super::guard::Visitor;
 use super::server::Peer;
 use super::view::iso;
 use super::{BY_CHARS_MAX, StatusSnapshot, WebCommand, WebState, speed};
@@ -21,7 +22,9 @@ pub(super) fn fault(status: StatusCode, text: &str) -> Response {
     (status, Json(json!({ "error": text }))).into_response()
 }
 
-fn causes(snapshot: &StatusSnapshot) -> Vec<Value> {
+/// What is wrong; strangers get no details, which may name other machines.
+fn causes(snapshot: &StatusSnapshot, visitor: Visitor) -> Vec<Value> {
+    let told = visitor != Visitor::Stranger;
     snapshot
         .conditions
         .iter()
@@ -30,14 +33,14 @@ fn causes(snapshot: &StatusSnapshot) -> Vec<Value> {
                 "code": condition.as_str(),
                 "text": condition.sentence(),
                 "fault": condition.is_fault(),
-                "details": snapshot.details_of(*condition).collect::<Vec<_>>(),
+                "details": snapshot.details_of(*condition).filter(|_| told).collect::<Vec<_>>(),
             })
         })
         .collect()
 }
 
 /// `GET /healthz`: 200 once ready and while it can be relied on (degraded included), else 503 with the causes.
-pub(super) async fn healthz(State(state): State<WebState>) -> Response {
+pub(super) async fn healthz(State(state): State<WebState>, Extension(visitor): Extension<Visitor>) -> Response {
     let snapshot = state.snapshot();
     let reliable = snapshot.ready && snapshot.device_state != DeviceState::Fault;
     let word = match (reliable, snapshot.ready) {
@@ -46,7 +49,7 @@ pub(super) async fn healthz(State(state): State<WebState>) -> Response {
         _ => "fault",
     };
     let status = if reliable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "status": word, "causes": causes(&snapshot) }))).into_response()
+    (status, Json(json!({ "status": word, "causes": causes(&snapshot, visitor) }))).into_response()
 }
 
 /// `GET /api/v1/status`.
@@ -75,18 +78,23 @@ pub(super) async fn status(State(state): State<WebState>) -> Response {
             })
         })
         .collect();
+    let facts = state.facts().await;
     Json(json!({
         "at": iso(s.at),
         "ready": s.ready,
         "lamp": s.lamp.as_str(),
         "lamp_text": s.lamp.sentence(),
         "device_state": s.device_state.as_str(),
-        "causes": causes(&s),
+        "causes": causes(&s, Visitor::Trusted),
         "notices": named(&s.notices),
         "addresses": named(&s.addresses),
         "ae_title": s.ae_title,
         "board": s.board,
         "versions": { "scanside": s.version.scanside, "target": s.version.target, "model": model },
+        "box": {
+            "image_version": facts.image_version, "slot": facts.slot, "update": facts.update, "data": facts.data,
+            "certificate_sha256": facts.certificate_sha256,
+        },
         "uptime_s": s.uptime_s,
         "n_associations": s.n_associations,
         "work": work,

@@ -4,19 +4,22 @@
 //! Everything that comes from the network is bounded here: connections, header and body sizes, times, subscribers of the event stream.
 //! Nothing here decides anything: the lamp, the device state and the verdicts are made elsewhere and only shown.
 //!
-//! `server.rs` binds routes and bounds, `guard.rs` checks who asks, `api.rs` and `metrics.rs` answer programs, `page.rs` and
-//! `study_page.rs` answer people, `view.rs` and `lamp_view.rs` hold what the pages share, `live.rs` the event stream.
+//! `server.rs` and `stream.rs` bind routes and bounds, `guard.rs` and `login.rs` check who asks, `api.rs` and `metrics.rs` answer programs, `page.rs`,
+//! `study_page.rs` and `login_page.rs` answer people, `view.rs` and `lamp_view.rs` hold what the pages share, `live.rs` the event stream.
 
 mod api;
 mod events;
 mod guard;
 mod lamp_view;
 mod live;
+mod login;
+mod login_page;
 mod metrics;
 mod page;
 mod server;
 pub mod speed;
 mod status;
+mod stream;
 mod study_page;
 mod view;
 
@@ -30,8 +33,11 @@ use crate::journal::Journal;
 use crate::spool::Store;
 
 pub use events::WebEvent;
-pub use server::{WebError, serve};
-pub use status::{Lights, ModelStatus, NamedText, Probe, SNAPSHOT_AGE_MS_MAX, Stage, StatusSnapshot, VersionInfo, WorkItem};
+pub use login::{Login, LoginError};
+pub use server::{PageListener, WebError, serve};
+pub use status::{
+    BoxFacts, Lights, ModelStatus, NamedText, Probe, SNAPSHOT_AGE_MS_MAX, Stage, StatusSnapshot, VersionInfo, WorkItem,
+};
 
 /// Longest name of whoever acknowledges, characters.
 pub const BY_CHARS_MAX: usize = 64;
@@ -65,6 +71,10 @@ pub struct WebState {
     pub host_names: Vec<String>,
     /// The stored measurement of this box, if there is one; read at each request, so that a new one shows at once.
     pub speed: Arc<dyn Fn() -> Option<SpeedTable> + Send + Sync>,
+    /// What the page asks of those who come from other machines; `None`: nothing.
+    pub login: Option<Arc<Login>>,
+    /// What the system says of this box; read at each request, as above.
+    pub facts: Arc<dyn Fn() -> BoxFacts + Send + Sync>,
     /// The wall clock, for ages on the page.
     pub clock: fn() -> WallTime,
 }
@@ -78,6 +88,12 @@ impl WebState {
     /// The stored measurement of this box.
     async fn speed(&self) -> Option<SpeedTable> {
         let read = Arc::clone(&self.speed);
+        tokio::task::spawn_blocking(move || read()).await.unwrap_or_default()
+    }
+
+    /// What the system says of this box.
+    async fn facts(&self) -> BoxFacts {
+        let read = Arc::clone(&self.facts);
         tokio::task::spawn_blocking(move || read()).await.unwrap_or_default()
     }
 

@@ -1,13 +1,15 @@
 //! `GET /`: lamp, device state with causes and remedies, studies, work, the box, recent events; and the static files.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use serde_json::Value;
 
+use super::guard::Visitor;
 use super::view::{badge, bytes, duration, layout, milliseconds, short_uid, time};
-use super::{StatusSnapshot, WebState, lamp_view, speed};
+use super::{BoxFacts, StatusSnapshot, WebState, lamp_view, login_page, speed};
 use crate::domain::DeviceState;
 use crate::journal::Level;
 use crate::spool::StudySummary;
@@ -43,7 +45,10 @@ struct Row {
 }
 
 /// `GET /`.
-pub(super) async fn overview(State(state): State<WebState>) -> Response {
+pub(super) async fn overview(State(state): State<WebState>, Extension(visitor): Extension<Visitor>) -> Response {
+    if visitor == Visitor::Stranger {
+        return public(&state, None);
+    }
     let status = state.snapshot();
     let rows = state
         .query(|store| {
@@ -68,27 +73,41 @@ pub(super) async fn overview(State(state): State<WebState>) -> Response {
     if let Err(error) = &rows {
         state.journal.record(&super::WebEvent::QueryFailed { error: error.clone() });
     }
-    let measured = state.speed().await;
+    let (measured, facts) = (state.speed().await, state.facts().await);
     let body = html! {
         div.hero data-live="hero" {
             (lamp_view::lamp(&status))
-            (device(&status))
+            (device(&status, visitor))
         }
         section #studies data-live="studies" aria-labelledby="h-studies" {
             (studies(&rows))
         }
         section data-live="work" aria-labelledby="h-work" { (work(&status)) }
         div.columns {
-            section data-live="box" aria-labelledby="h-box" { (the_box(&status)) }
+            section data-live="box" aria-labelledby="h-box" { (the_box(&status, &facts)) }
             section data-live="events" aria-labelledby="h-events" { (recent_events(&state)) }
         }
         section data-live="speed" aria-labelledby="h-speed" { (speed::section(measured.as_ref())) }
     };
-    layout(&format!("{} \u{b7} scanside", lamp_view::headline(status.lamp)), &status, &body)
+    layout(&format!("{} \u{b7} scanside", lamp_view::headline(status.lamp)), &status, visitor, &body)
+}
+
+/// What strangers see: the lamp, what is wrong with the box, and the form; `said` is what the last attempt brought.
+pub(super) fn public(state: &WebState, said: Option<&str>) -> Response {
+    let status = state.snapshot();
+    let body = html! {
+        div.hero data-live="hero" {
+            (lamp_view::lamp(&status))
+            (device(&status, Visitor::Stranger))
+        }
+        (login_page::form(said))
+    };
+    layout(&format!("{} \u{b7} scanside", lamp_view::headline(status.lamp)), &status, Visitor::Stranger, &body)
 }
 
 /// Device state with causes and remedies.
-fn device(status: &StatusSnapshot) -> Markup {
+fn device(status: &StatusSnapshot, visitor: Visitor) -> Markup {
+    let told = visitor != Visitor::Stranger;
     let (class, words) = match status.device_state {
         DeviceState::Ready => ("ok", "The box is in order"),
         DeviceState::Degraded => ("warn", "The box works, but IT must look"),
@@ -106,11 +125,11 @@ fn device(status: &StatusSnapshot) -> Markup {
                     li {
                         span class={ "tag " (if condition.is_fault() { "bad" } else { "warn" }) } { (condition.as_str()) }
                         " " (condition.sentence())
-                        @for detail in status.details_of(*condition) { span.detail { (detail) } }
+                        @for detail in status.details_of(*condition).filter(|_| told) { span.detail { (detail) } }
                     }
                 }
             }
-            @if !status.notices.is_empty() {
+            @if told && !status.notices.is_empty() {
                 h3 { "Allowed by the configuration" }
                 ul.notices {
                     @for notice in &status.notices { li { code { (notice.name) } " " (notice.text) } }
@@ -236,7 +255,7 @@ fn work(status: &StatusSnapshot) -> Markup {
     }
 }
 
-fn the_box(status: &StatusSnapshot) -> Markup {
+fn the_box(status: &StatusSnapshot, facts: &BoxFacts) -> Markup {
     html! {
         h2 #h-box { "This box" }
         dl.facts {
@@ -270,6 +289,16 @@ fn the_box(status: &StatusSnapshot) -> Markup {
             dt { "Running for" } dd { (duration(status.uptime_s)) }
             dt { "Board" } dd { (status.board) }
             dt { "Version" } dd { (status.version.scanside) " " (status.version.target) }
+            @if facts.image_version.is_some() || facts.slot.is_some() {
+                dt { "Image" }
+                dd {
+                    @if let Some(version) = &facts.image_version { (version) }
+                    @if let Some(slot) = &facts.slot { " in slot " (slot) }
+                    @if let Some(update) = &facts.update { span.sub.warn { (update) } }
+                    @if let Some(data) = &facts.data { span.sub { "data partition: " (data) } }
+                }
+            }
+            @if let Some(fingerprint) = &facts.certificate_sha256 { dt { "Certificate" } dd { code.fingerprint { (fingerprint) } span.sub { "SHA-256, of this page" } } }
             @if !status.addresses.is_empty() {
                 dt { "Network" }
                 dd { @for address in &status.addresses { span.line { code { (address.name) } " " (address.text) } } }

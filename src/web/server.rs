@@ -1,14 +1,12 @@
 //! Routes and bounds of the server: a bound listener and a [`WebState`] in -> served until shutdown.
 //!
-//! Bounds: 64 connections (the next wait in the kernel's queue), a connection to which nothing was written for 30 s is closed (so a
-//! peer that drips its request, or does not read its answer, goes; the event stream writes each 10 s), a query takes 10 s at most,
-//! bodies 4 KiB; hyper bounds the header at 100 fields and 400 KiB.
+//! Bounds: 64 connections (the next wait in the kernel's queue), 32 of one address (the next is closed), a TLS handshake takes 10 s at
+//! most, a connection to which nothing was written for 30 s is closed (so a peer that drips its request, or does not read its answer,
+//! goes; the event stream writes each 10 s), a query takes 10 s at most, bodies 4 KiB; hyper bounds the header at 100 fields and 400 KiB.
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,18 +17,19 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::Sleep;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 
 use super::events::WebEvent;
-use super::{WebState, api, guard, live, metrics, page, study_page};
+use super::stream::{BoundedStream, Holders};
+use super::{WebState, api, guard, live, login_page, metrics, page, study_page};
+use crate::journal::Journal;
+use crate::secure::TlsKeeper;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
-/// A connection to which nothing was written for this long is closed.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Connections of one address at once; a browser opens six. This box itself is exempt.
+const CONNECTIONS_PER_PEER_MAX: usize = 32;
 /// Longest answer of anything but the event stream.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// Largest body of a request, bytes.
@@ -50,16 +49,34 @@ pub enum WebError {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
+/// Where the page is served.
+pub struct PageListener {
+    /// The bound listener.
+    pub listener: TcpListener,
+    /// Its certificates; `None`: plain text.
+    pub tls: Option<Arc<TlsKeeper>>,
+}
+
+impl From<TcpListener> for PageListener {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, tls: None }
+    }
+}
+
 /// Serves the page on `listener` until `shutdown` becomes true or its sender is gone.
 ///
 /// # Errors
 /// [`WebError::Listener`] when the listener's address cannot be read or serving fails.
-pub async fn serve(listener: TcpListener, state: WebState, shutdown: watch::Receiver<bool>) -> Result<(), WebError> {
+pub async fn serve(listener: impl Into<PageListener>, state: WebState, shutdown: watch::Receiver<bool>) -> Result<(), WebError> {
+    let PageListener { listener, tls } = listener.into();
     let address = listener.local_addr()?;
-    state.journal.record(&WebEvent::PageServed { at: address.to_string() });
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    state.journal.record(&WebEvent::PageServed { at: format!("{scheme}://{address}/") });
+    let journal = state.journal.clone();
     let live = live::Live::start(state.clone(), shutdown.clone());
     let app = router(state, live);
-    let bounded = BoundedListener { listener, address, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let bounded = BoundedListener { listener, address, tls, journal, permits, holders: Holders::default() };
     let stopping = |mut shutdown: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, and with it whoever could ask.
         let _ = shutdown.wait_for(|stop| *stop).await;
@@ -80,6 +97,8 @@ fn router(state: WebState, live: live::Live) -> Router {
         .route("/static/style.css", get(page::style))
         .route("/static/icon.svg", get(page::icon))
         .route("/favicon.ico", get(page::icon))
+        .route("/login", get(login_page::to_the_page).post(login_page::log_in))
+        .route("/logout", post(login_page::log_out))
         .route("/healthz", get(api::healthz))
         .route("/metrics", get(metrics::metrics))
         .route("/api/v1/status", get(api::status))
@@ -107,7 +126,10 @@ async fn in_time(request: Request, next: Next) -> Response {
 struct BoundedListener {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Arc<TlsKeeper>>,
+    journal: Journal,
     permits: Arc<Semaphore>,
+    holders: Holders,
 }
 
 impl Listener for BoundedListener {
@@ -122,8 +144,13 @@ impl Listener for BoundedListener {
                 Ok((stream, peer)) => {
                     // Events are small and must not wait for each other; without the option they are only slower.
                     let _ = stream.set_nodelay(true);
-                    let silence = Box::pin(tokio::time::sleep(SILENCE_MAX));
-                    return (BoundedStream { stream, silence, _permit: permit }, peer);
+                    let from = peer.ip().to_canonical();
+                    let n_max = if from.is_loopback() { CONNECTIONS_MAX } else { CONNECTIONS_PER_PEER_MAX };
+                    let Some(held) = self.holders.take(from, n_max) else { continue };
+                    let bounded = BoundedStream::new(stream, self.tls.as_deref(), self.journal.clone(), held, permit);
+                    if let Some(stream) = bounded {
+                        return (stream, SocketAddr::new(from, peer.port()));
+                    }
                 }
                 Err(error) => {
                     let of_that_connection = matches!(
@@ -147,69 +174,5 @@ impl Listener for BoundedListener {
 impl Connected<IncomingStream<'_, BoundedListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
         Self(*stream.remote_addr())
-    }
-}
-
-/// A connection with its place among the allowed ones and its deadline, which each write puts off.
-struct BoundedStream {
-    stream: TcpStream,
-    silence: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl BoundedStream {
-    fn check_silence(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.silence.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was written for too long")),
-            Poll::Pending => Ok(()),
-        }
-    }
-
-    fn put_off(&mut self) {
-        let deadline = tokio::time::Instant::now() + SILENCE_MAX; // a timeout, not a decision
-        self.silence.as_mut().reset(deadline);
-    }
-}
-
-impl AsyncRead for BoundedStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check_silence(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for BoundedStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check_silence(context)?;
-        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if matches!(outcome, Poll::Ready(Ok(n)) if n > 0) {
-            self.put_off();
-        }
-        outcome
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check_silence(context)?;
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
-        if matches!(outcome, Poll::Ready(Ok(n)) if n > 0) {
-            self.put_off();
-        }
-        outcome
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

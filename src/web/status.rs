@@ -53,6 +53,21 @@ pub struct VersionInfo {
     pub target: String,
 }
 
+/// What the system that the service runs on says of itself; a field is `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BoxFacts {
+    /// Version of the image.
+    pub image_version: Option<String>,
+    /// The half of the disk that runs: `A` or `B`.
+    pub slot: Option<String>,
+    /// What became of the latest update, when somebody must know.
+    pub update: Option<String>,
+    /// How the data partition was found at the start.
+    pub data: Option<String>,
+    /// Fingerprint of the page's certificate.
+    pub certificate_sha256: Option<String>,
+}
+
 /// One reading of the box.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Probe {

@@ -1,5 +1,6 @@
 //! `GET /studies/{uid}`: one study in full: verdict, reasons, findings, series with evidence, notes, timeline, deliveries.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -7,6 +8,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::api::timeline;
+use super::guard::Visitor;
 use super::page::{acknowledgement, items};
 use super::view::{badge, layout, milliseconds, time};
 use super::{WebState, lamp_view};
@@ -14,11 +16,15 @@ use crate::domain::Uid;
 use crate::spool::StudyDetail;
 
 /// `GET /studies/{uid}`.
-pub(super) async fn study(State(state): State<WebState>, Path(uid): Path<String>) -> Response {
+pub(super) async fn study(
+    State(state): State<WebState>,
+    Extension(visitor): Extension<Visitor>,
+    Path(uid): Path<String>,
+) -> Response {
     let status = state.snapshot();
     let refuse = |code: StatusCode, text: &str| {
         let body = html! { section { h1 { "No such study" } p { (text) } p { a href="/" { "Back to the box" } } } };
-        (code, layout("No such study \u{b7} scanside", &status, &body)).into_response()
+        (code, layout("No such study \u{b7} scanside", &status, visitor, &body)).into_response()
     };
     let Ok(uid) = Uid::try_new(&uid) else {
         return refuse(StatusCode::BAD_REQUEST, "That is no Study Instance UID: digits and dots, at most 64.");
@@ -26,7 +32,7 @@ pub(super) async fn study(State(state): State<WebState>, Path(uid): Path<String>
     match state.query(move |store| store.study(&uid)).await {
         Ok(Some(study)) => {
             let title = format!("Study \u{b7} {} \u{b7} scanside", lamp_view::headline(status.lamp));
-            layout(&title, &status, &body(&study))
+            layout(&title, &status, visitor, &body(&study))
         }
         Ok(None) => refuse(StatusCode::NOT_FOUND, "This box does not know a study of that UID."),
         Err(error) => {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Local, SecondsFormat, Utc};
 use maud::{DOCTYPE, Markup, html};
 
 use super::StatusSnapshot;
+use super::guard::Visitor;
 use crate::domain::{Urgency, VerdictKind, WallTime};
 
 /// Said on every page (DESIGN.md section 1).
@@ -81,7 +82,8 @@ pub(super) fn short_uid(uid: &str) -> String {
 }
 
 /// The frame of a page.
-pub(super) fn layout(title: &str, status: &StatusSnapshot, body: &Markup) -> Response {
+pub(super) fn layout(title: &str, status: &StatusSnapshot, visitor: Visitor, body: &Markup) -> Response {
+    let known = visitor != Visitor::Stranger;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -93,14 +95,17 @@ pub(super) fn layout(title: &str, status: &StatusSnapshot, body: &Markup) -> Res
                 link rel="icon" href="/static/icon.svg" type="image/svg+xml";
                 link rel="stylesheet" href="/static/style.css";
                 script src="/static/app.js" defer {}
-                noscript { meta http-equiv="refresh" content="10"; }
+                @if known { noscript { meta http-equiv="refresh" content="10"; } }
             }
             body {
                 a.skip href="#main" { "Skip to content" }
                 header.top {
                     a.brand href="/" { span.dot aria-hidden="true" {} "scanside" }
-                    @if !status.ae_title.is_empty() { span.aet { "AE title " b { (status.ae_title) } } }
-                    label.who for="who" { span { "Acknowledge as" } input #who type="text" maxlength="64" autocomplete="name" placeholder="your name"; }
+                    @if known && !status.ae_title.is_empty() { span.aet { "AE title " b { (status.ae_title) } } }
+                    @if known { label.who for="who" { span { "Acknowledge as" } input #who type="text" maxlength="64" autocomplete="name" placeholder="your name"; } }
+                    @if visitor == Visitor::LoggedIn {
+                        form.logout method="post" action="/logout" { button type="submit" { "Log out" } }
+                    }
                 }
                 p #offline .offline role="alert" hidden {
                     b { "No connection to the box." } " What stands below is old. Look at the lamp itself; a dark lamp means fault."
@@ -108,7 +113,7 @@ pub(super) fn layout(title: &str, status: &StatusSnapshot, body: &Markup) -> Res
                 main #main { (body) }
                 footer {
                     p.statement { (STATEMENT) }
-                    p { "scanside " (status.version.scanside) " \u{b7} " a href="/api/v1/status" { "status as JSON" } " \u{b7} " a href="/metrics" { "metrics" } }
+                    @if known { p { "scanside " (status.version.scanside) " \u{b7} " a href="/api/v1/status" { "status as JSON" } " \u{b7} " a href="/metrics" { "metrics" } } }
                 }
             }
         }

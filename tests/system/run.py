@@ -14,6 +14,7 @@ import bad_input
 import disk_faults
 import faults
 import interop
+import lamp
 import npu
 import pacs
 import peers
@@ -31,6 +32,7 @@ MODULES = (
     disk_faults,
     bad_input,
     faults,
+    lamp,
     npu,
     pacs,
     provisional,

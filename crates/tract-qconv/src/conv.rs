@@ -88,6 +88,20 @@ impl QConv {
     /// # Errors
     /// [`QConvError::Shape`] when a length does not fit its shape or the shape the kernel.
     pub fn run(&self, inputs: &[&[i8]], shape: [usize; 3], output: &mut [i8], threads: usize) -> Result<(), QConvError> {
+        self.run_watched(inputs, shape, (output, threads), &|| ())
+    }
+
+    /// The same, and calls `step` after each part of the output, on the thread that computed it.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_watched(
+        &self,
+        inputs: &[&[i8]],
+        shape: [usize; 3],
+        (output, threads): (&mut [i8], usize),
+        step: &(dyn Fn() + Sync),
+    ) -> Result<(), QConvError> {
         let [n_k, n_j, n_i] = self.spec.output_shape(shape).ok_or(QConvError::Shape)?;
         let (inputs, residual) = match (&self.residual, inputs) {
             (Some(add), [inputs @ .., tensor]) if tensor.len() == output.len() => (inputs, Some((add.as_ref(), *tensor))),
@@ -120,6 +134,7 @@ impl QConv {
                 let unit = units.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(unit) = unit else { break };
                 self.run_unit(&tensors, &mut image, [n_j, n_i], residual, unit);
+                step();
             }
         };
         thread::scope(|scope| {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::domain::{Findings, ModelSpec, PreparedStudy};
+use crate::domain::{Doing, Findings, ModelSpec, PreparedStudy, WorkSteps};
 
 use super::golden::{self, CaseReport, CheckOptions, Judge};
 use super::protocol::Ready;
@@ -21,6 +21,8 @@ use crate::infer::{pool, tensors};
 
 /// The NPU gets at most this share of a study's budget, so that the processor has time for the whole study behind it.
 const BUDGET_SHARE: u32 = 2;
+/// Beyond its deadline: killing the worker, and reading its answer into findings.
+const NPU_END_MAX: Duration = Duration::from_secs(2);
 /// A run may take this many times the slowest golden case, and a second: more is a hang.
 const SLOWER_MAX: u32 = 4;
 
@@ -196,8 +198,12 @@ impl FallbackEngine {
             return None;
         };
         let (start, cancel) = ((self.shared.clock)(), self.cpu.cancel());
+        let run_max = run_max.min(budget / BUDGET_SHARE);
+        // The NPU says nothing before it has finished. A hang is its own deadline's business, so long the study counts as moving.
+        let still_ms_max = u64::try_from((run_max + NPU_END_MAX).as_millis()).unwrap_or(u64::MAX);
+        self.cpu.steps().begin_for(Doing::InferringOnNpu, still_ms_max);
         let attempt = catch_unwind(AssertUnwindSafe(|| {
-            let output = runner.run(&input, run_max.min(budget / BUDGET_SHARE), &cancel)?;
+            let output = runner.run(&input, run_max, &cancel)?;
             let took = (self.shared.clock)().saturating_sub(start);
             let infer_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             tensors::findings(&output, study.grid.clone(), inputs, infer_ms, &self.spec)
@@ -226,11 +232,16 @@ impl Engine for FallbackEngine {
             return Ok(findings);
         }
         let spent = (self.shared.clock)().saturating_sub(start);
+        self.cpu.steps().begin(Doing::Inferring);
         self.cpu.run(study, budget.saturating_sub(spent))
     }
 
     fn cancel(&self) -> Cancel {
         self.cpu.cancel()
+    }
+
+    fn steps(&self) -> WorkSteps {
+        self.cpu.steps()
     }
 }
 

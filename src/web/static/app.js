@@ -12,11 +12,13 @@ let redrawing = false;
 let redrawWanted = false;
 
 // The name of whoever acknowledges stays in this browser.
-const who = document.getElementById("who");
-try { who.value = localStorage.getItem("scanside-who") || ""; } catch { /* a browser without storage asks each time */ }
-who.addEventListener("change", () => {
-  try { localStorage.setItem("scanside-who", who.value.trim()); } catch { /* as above */ }
-});
+const who = document.getElementById("who"); // not there before somebody has logged in
+if (who) {
+  try { who.value = localStorage.getItem("scanside-who") || ""; } catch { /* a browser without storage asks each time */ }
+  who.addEventListener("change", () => {
+    try { localStorage.setItem("scanside-who", who.value.trim()); } catch { /* as above */ }
+  });
+}
 
 function setOffline(offline) {
   document.getElementById("offline").hidden = !offline;
@@ -33,6 +35,8 @@ async function redraw() {
     const response = await fetch(location.pathname, { headers: { Accept: "text/html" }, cache: "no-store" });
     const text = await response.text();
     const fresh = new DOMParser().parseFromString(text, "text/html");
+    // The session has ended: what stands here is old and not to be shown any longer.
+    if (fresh.querySelector(".login") && !document.querySelector(".login")) { location.assign("/"); return; }
     if (fresh.title) document.title = fresh.title;
     for (const part of document.querySelectorAll("[data-live]")) {
       const next = fresh.querySelector(`[data-live="${part.dataset.live}"]`);

@@ -32,6 +32,9 @@ pub trait Watch: Debug + Send + Sync {
 
     /// The operator has run.
     fn end(&self, name: &str);
+
+    /// A part of a convolution is done: about once a millisecond, on any of its threads.
+    fn step(&self) {}
 }
 
 /// One thread, no bound.

@@ -227,7 +227,7 @@ impl EvalOp for PlanarConv {
             let mut last = vec![0; planes.len()];
             to_last(planes, &mut last, channels);
             let mut result = vec![0; out.iter().product::<usize>() * conv.spec().n_out];
-            conv.run(&[&last], shape, &mut result, self.own.watch.threads())?;
+            conv.run_watched(&[&last], shape, (&mut result, self.own.watch.threads()), &|| self.own.watch.step())?;
             filled(&joined_first(out, conv.spec().n_out, self.layer().is_flat), |planes| {
                 to_first(&result, planes, conv.spec().n_out, self.own.watch.threads());
                 Ok(())
@@ -266,7 +266,7 @@ impl EvalOp for FusedConv {
             let views = inputs.iter().map(|input| input.try_as_plain_ram()).collect::<TractResult<Vec<_>>>()?;
             let sources = views.iter().map(|view| view.as_slice::<i8>()).collect::<TractResult<Vec<_>>>()?;
             filled(&joined_last(out, conv.spec().n_out, self.is_flat), |output| {
-                Ok(conv.run(&sources, shape, output, self.own.watch.threads())?)
+                Ok(conv.run_watched(&sources, shape, (output, self.own.watch.threads()), &|| self.own.watch.step())?)
             })
         })
     }

@@ -61,8 +61,9 @@ pub(super) fn validity_of(der: &[u8]) -> Option<Validity> {
     Some(Validity { not_before: ms(validity.not_before.timestamp()), not_after: ms(validity.not_after.timestamp()) })
 }
 
-/// Its fingerprint.
-pub(super) fn fingerprint(der: &[u8]) -> CertificateSha256 {
+/// The fingerprint of a certificate: SHA-256 of its DER bytes.
+#[must_use]
+pub fn fingerprint(der: &[u8]) -> CertificateSha256 {
     use sha2::Digest as _;
     CertificateSha256::new(sha2::Sha256::digest(der).into())
 }

@@ -1,12 +1,12 @@
 //! What each lamp looks like at a moment: `Lamp` + milliseconds since it was switched on -> which lights burn.
 //!
 //! Pure and without allocation; uses `core` alone. Colours and rates after IEC 60601-1-8 (alarm indicator lights: high priority
-//! red, 1.4-2.8 Hz; medium priority yellow, 0.4-0.8 Hz; both with a duty cycle of 20-60 %), the table is DESIGN.md section 4.
+//! red, 1.4-2.8 Hz; medium priority yellow, 0.4-0.8 Hz; both with a duty cycle of 20-60 %), the table is section 4 of the design.
 //!
 //! Every pattern starts lit, so that a change of state shows in the next frame. Periods are kept in whole numbers
 //! (0.6 Hz is six periods in 10,000 ms), so no rate drifts however long a lamp burns.
 
-use crate::domain::Lamp;
+use crate::Lamp;
 
 /// Which lights burn in one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -24,6 +24,15 @@ pub struct Lights {
 impl Lights {
     /// Nothing burns.
     pub const DARK: Self = Self { red: false, yellow: false, green: false, buzzer: false };
+
+    /// All three lamps and no buzzer: no state of the service looks like this. It belongs to a person's hand on the button.
+    pub const ALL: Self = Self { red: true, yellow: true, green: true, buzzer: false };
+
+    /// Whether the room would take these lights for a box that works: green and no red.
+    #[must_use]
+    pub const fn looks_well(self) -> bool {
+        self.green && !self.red
+    }
 
     /// One bit each: red 1, yellow 2, green 4, buzzer 8.
     #[must_use]
@@ -92,47 +101,12 @@ const fn in_any(spans: [(u64, u64); 2], t_ms: u64) -> bool {
     (a0 <= t_ms && t_ms < a1) || (b0 <= t_ms && t_ms < b1)
 }
 
-/// Every lamp, in the order of [`Lamp`]: the position is [`lamp_number`].
-pub const LAMPS: [Lamp; 8] =
-    [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
-
-/// A number for a lamp, 0 for dark: it is what the lamp thread publishes and what `/metrics` shows.
-#[must_use]
-pub const fn lamp_number(lamp: Lamp) -> u8 {
-    match lamp {
-        Lamp::Dark => 0,
-        Lamp::Ready => 1,
-        Lamp::Working => 2,
-        Lamp::Degraded => 3,
-        Lamp::Indeterminate => 4,
-        Lamp::Suspicious => 5,
-        Lamp::Fault => 6,
-        Lamp::Critical => 7,
-    }
-}
-
-/// The lamp with that number; a number that is none shows [`Lamp::Fault`], never a green lamp.
-#[must_use]
-pub const fn lamp_of_number(number: u8) -> Lamp {
-    let mut idx = 0;
-    while idx < LAMPS.len() {
-        if lamp_number(LAMPS[idx]) == number {
-            return LAMPS[idx];
-        }
-        idx += 1;
-    }
-    Lamp::Fault
-}
-
-/// The lamp with that stable name (`Lamp::as_str`).
-#[must_use]
-pub fn lamp_named(name: &str) -> Option<Lamp> {
-    LAMPS.into_iter().find(|lamp| lamp.as_str() == name)
-}
-
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use crate::{LAMPS, lamp_named, lamp_number, lamp_of_number};
+    use std::vec::Vec;
     use proptest::prelude::*;
 
     const HOUR_MS: u64 = 3_600_000;
@@ -187,6 +161,44 @@ mod tests {
         }
         assert_eq!(lamp_of_number(200), Lamp::Fault, "a number that is none must not look well");
         assert_eq!(lamp_named("purple"), None);
+    }
+
+    /// What somebody who sees no colours sees in ten seconds: each light by its position, with no colour; how often it goes on, and for
+    /// how long it burns in all.
+    fn grey(lamp: Lamp) -> [(usize, usize); 3] {
+        let frames: Vec<Lights> = (0..60_000).step_by(20).map(|t_ms| lights_at(lamp, t_ms)).collect();
+        [|l: &Lights| l.red, |l: &Lights| l.yellow, |l: &Lights| l.green].map(|light| {
+            let seen: Vec<bool> = frames.iter().map(light).collect();
+            (seen.windows(2).filter(|pair| matches!(pair, [false, true])).count(), seen.iter().filter(|lit| **lit).count())
+        })
+    }
+
+    #[test]
+    fn any_two_lamps_differ_for_the_colour_blind_by_rate_rhythm_or_position() {
+        for (n, a) in LAMPS.into_iter().enumerate() {
+            for b in LAMPS.into_iter().skip(n + 1) {
+                let (x, y) = (grey(a), grey(b));
+                let position = (0..3).any(|at| (x[at].1 == 0) != (y[at].1 == 0));
+                // Rates must be at least a third apart, burning times a tenth of a minute: what an eye tells from a glance.
+                let rate = (0..3).any(|at| x[at].0.abs_diff(y[at].0) * 3 >= x[at].0.max(y[at].0).max(1));
+                let rhythm = (0..3).any(|at| x[at].1.abs_diff(y[at].1) >= 300);
+                assert!(position || rate || rhythm, "{a:?} {x:?} looks like {b:?} {y:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_lamps_that_call_somebody_differ_even_where_positions_cannot_be_told() {
+        // One grey light seen across the room: how many flashes a minute, all lights together.
+        let flashes = |lamp| {
+            let lit: Vec<bool> = (0..60_000).step_by(20).map(|t| lights_at(lamp, t)).map(|l| l.red || l.yellow || l.green).collect();
+            lit.windows(2).filter(|pair| matches!(pair, [false, true])).count()
+        };
+        let rates = [Lamp::Ready, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Critical].map(flashes);
+        assert_eq!(rates, [0, 30, 35, 119]);
+        // Indeterminate and suspicious are near in number and far apart in rhythm: nearly always lit, and lit half of the time.
+        let lit = |lamp: Lamp| (0..60_000).filter(|&t| lights_at(lamp, t).yellow).count();
+        assert!(lit(Lamp::Indeterminate) > 54_000 && (29_000..31_000).contains(&lit(Lamp::Suspicious)));
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! The TLS listener's certificates: files of the configuration in -> a rustls configuration for the next handshake, and how it stands.
+//! A TLS listener's certificates: files of the configuration in -> a rustls configuration for the next handshake, and how it stands.
 //!
 //! Source: PS3.15 section B.12 (BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile): TLS 1.2 and 1.3 with 1.3 preferred, no
 //! older version and no fall-back, suites with forward secrecy and authenticated encryption alone ([`cipher_suites`]), no renegotiation, no
@@ -23,9 +23,9 @@ use rustls::{RootCertStore, ServerConfig};
 use crate::domain::{CertificateSha256, WallTime};
 use crate::journal::Journal;
 
-use super::certificates::{Standing, Validity, day, validity_of};
+use super::certificates::{Standing, Validity, day, fingerprint, validity_of};
 use super::client_verifier::{Authorities, ClientVerifier};
-use super::events::ReceiveEvent;
+use super::events::SecureEvent;
 
 /// A chain, a key and some authorities have a few KiB; a hospital's bundle of authorities has some hundred.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -47,6 +47,14 @@ pub struct TlsFiles {
     pub client_pins: Vec<CertificateSha256>,
     /// Whether a client without a certificate is refused.
     pub client_required: bool,
+}
+
+impl TlsFiles {
+    /// A certificate and its key, for a listener that asks clients for none.
+    #[must_use]
+    pub fn own(certificate_file: PathBuf, key_file: PathBuf) -> Self {
+        Self { certificate_file, key_file, client_ca_file: None, client_pins: Vec::new(), client_required: false }
+    }
 }
 
 /// Why files cannot be used.
@@ -84,6 +92,7 @@ pub struct TlsStanding {
 /// What serves.
 struct Loaded {
     config: Arc<ServerConfig>,
+    fingerprint: CertificateSha256,
     certificate: Validity,
     authorities: Vec<Validity>,
     /// Which authorities held when this was loaded.
@@ -104,6 +113,7 @@ struct State {
 
 /// Holds the certificates that serve.
 pub struct TlsKeeper {
+    serves: &'static str,
     files: TlsFiles,
     journal: Journal,
     clock: fn() -> WallTime,
@@ -126,19 +136,30 @@ impl rustls::time_provider::TimeProvider for Clock {
 }
 
 impl TlsKeeper {
-    /// Loads the files. That they cannot be used is no error here: [`TlsKeeper::look`] says so until they can. Reads files.
+    /// Loads the files for DICOM over TLS. That they cannot be used is no error here: [`TlsKeeper::look`] says so until they can. Reads files.
     #[must_use]
     pub fn open(files: TlsFiles, journal: Journal, clock: fn() -> WallTime) -> Self {
+        Self::open_for("DICOM over TLS", files, journal, clock)
+    }
+
+    /// As [`TlsKeeper::open`], for what `serves` names in the journal.
+    #[must_use]
+    pub fn open_for(serves: &'static str, files: TlsFiles, journal: Journal, clock: fn() -> WallTime) -> Self {
         let state = State { loaded: None, tried: Stamp::new(), seen: Stamp::new(), refused: None };
-        let keeper = Self { files, journal, clock, state: Mutex::new(state) };
+        let keeper = Self { serves, files, journal, clock, state: Mutex::new(state) };
         let stamp = keeper.stamp();
         keeper.load(&mut keeper.state(), stamp);
         keeper
     }
 
     /// The configuration for the next handshake; `None` while there is no usable certificate.
-    pub(super) fn current(&self) -> Option<Arc<ServerConfig>> {
+    pub fn current(&self) -> Option<Arc<ServerConfig>> {
         self.state().loaded.as_ref().map(|loaded| Arc::clone(&loaded.config))
+    }
+
+    /// Fingerprint of the certificate that serves; `None` while there is none.
+    pub fn fingerprint(&self) -> Option<CertificateSha256> {
+        self.state().loaded.as_ref().map(|loaded| loaded.fingerprint)
     }
 
     /// Takes up new files if there are any, and says how things stand. Reads files when they changed.
@@ -165,13 +186,17 @@ impl TlsKeeper {
     fn load(&self, state: &mut State, stamp: Stamp) {
         match load(&self.files, self.clock) {
             Ok(loaded) => {
-                self.journal.record(&ReceiveEvent::CertificateLoaded { until: day(loaded.certificate.not_after) });
+                self.journal
+                    .record(&SecureEvent::CertificateLoaded { serves: self.serves, until: day(loaded.certificate.not_after) });
                 (state.loaded, state.refused) = (Some(loaded), None);
             }
             Err(error) => {
                 let error = error.to_string();
-                self.journal
-                    .record(&ReceiveEvent::CertificateRefused { error: error.clone(), serves_on: state.loaded.is_some() });
+                self.journal.record(&SecureEvent::CertificateRefused {
+                    serves: self.serves,
+                    error: error.clone(),
+                    serves_on: state.loaded.is_some(),
+                });
                 state.refused = Some(error);
             }
         }
@@ -228,7 +253,7 @@ fn standing(loaded: Option<(Validity, &[Validity])>, refused: Option<&str>, now:
 }
 
 /// ring's suites for TLS 1.3 and 1.2. All have forward secrecy (ECDHE) and authenticated encryption (RFC 9325 section 4.2).
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -244,6 +269,7 @@ fn load(files: &TlsFiles, clock: fn() -> WallTime) -> Result<Loaded, TlsError> {
     let key = private_key(&files.key_file)?;
     let unfit = |path: &Path, reason: String| TlsError::Unfit { path: path.to_owned(), reason };
     let none = || unfit(&files.certificate_file, "holds no certificate".to_owned());
+    let fingerprint = chain.first().map(|own| fingerprint(own)).ok_or_else(none)?;
     let certificate = validities.into_iter().reduce(Validity::and).ok_or_else(none)?;
     let provider = provider();
     let (authorities, in_time) = match &files.client_ca_file {
@@ -273,7 +299,7 @@ fn load(files: &TlsFiles, clock: fn() -> WallTime) -> Result<Loaded, TlsError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     let held = authorities.iter().map(|validity| validity.holds(now)).collect();
-    Ok(Loaded { config: Arc::new(config), certificate, authorities, held })
+    Ok(Loaded { config: Arc::new(config), fingerprint, certificate, authorities, held })
 }
 
 /// The authorities of a file: when each holds, and a check by those that hold now. rustls does not look at an authority's own time.

@@ -23,6 +23,18 @@ impl Debounce {
         Self { debounce_ms, down: true, changing_since_ms: None }
     }
 
+    /// The same button as if the box had just started: held down until it is seen up.
+    #[must_use]
+    pub const fn again(self) -> Self {
+        Self::new(self.debounce_ms)
+    }
+
+    /// Whether it is down, as far as it has settled.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        self.down
+    }
+
     /// Takes one sample at `now_ms`; `true` once for each press, when it has settled.
     pub fn on(&mut self, sample_down: bool, now_ms: u64) -> bool {
         if sample_down == self.down {
@@ -41,7 +53,9 @@ impl Debounce {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use std::vec::Vec;
     use proptest::prelude::*;
 
     fn presses(samples: &[(bool, u64)], debounce_ms: u64) -> usize {

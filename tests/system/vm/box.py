@@ -1,0 +1,166 @@
+"""The box as its surroundings see it: lamps, button, DICOM, the page's interface, sticks, and the test image's root shell.
+
+A `Box` is a running `Machine` with everything around it. The shell (TCP 2323) exists in test images only; cases use it to break things
+and to look, never to do what the product has its own way for.
+"""
+import json
+import pathlib
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+from lamps import Lamps
+from qemu import Deadline, Failed, Machine, wait_until
+
+SHELL_TIMEOUT_S = 120
+MARK = "__scanside_mark__"
+
+
+class Box:
+    """A machine, its lamps and its interfaces. A `with` block."""
+
+    def __init__(self, machine: Machine, secure=False):
+        self.machine, self.secure = machine, secure
+
+    def __enter__(self):
+        self.machine.__enter__()
+        try:
+            self.lamps = Lamps(self.machine)
+        except BaseException:
+            self.machine.end()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.machine.end()
+        self.lamps.close()
+
+    # -- the shell of a test image
+
+    def shell(self, command, timeout_s=SHELL_TIMEOUT_S, check=True, on_mark=None):
+        """Runs it as root; returns what it printed. `on_mark(time)` is called when the command prints the line `$MARK`."""
+        deadline = Deadline(timeout_s, self.machine)
+        text = f"export MARK={MARK}\n( {command}\n) 2>&1\necho {MARK}rc=$?\nexit\n"
+        try:
+            with socket.create_connection(("127.0.0.1", self.machine.port["shell"]), timeout=timeout_s) as link:
+                link.sendall(text.encode())
+                out = b""
+                link.settimeout(1)
+                while True:
+                    try:
+                        part = link.recv(65536)
+                    except TimeoutError:
+                        if deadline.over():
+                            raise
+                        continue
+                    if not part:
+                        break
+                    out += part
+                    if on_mark and f"{MARK}\n".encode() in out:
+                        on_mark(time.monotonic())
+                        on_mark = None
+        except OSError as error:
+            raise Failed(f"the test shell ({command[:80]!r}): {error}") from error
+        said, found, status = out.decode(errors="replace").partition(f"{MARK}rc=")
+        said = said.replace(f"{MARK}\n", "")
+        if not found:
+            raise Failed(f"the test shell ended in {command[:80]!r}: {said[-500:]}")
+        if check and status.split()[0] != "0":
+            raise Failed(f"{command!r} in the box: status {status.split()[0]}: {said[-1000:].strip()}")
+        return said.strip()
+
+    def has_shell(self):
+        try:
+            return self.shell("echo here", 10) == "here"
+        except Failed:
+            return False
+
+    # -- the page's interface
+
+    def get(self, path, timeout_s=20, post=None):
+        """(HTTP status, parsed JSON)."""
+        scheme = "https" if self.secure else "http"
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.machine.port['web']}{path}", headers={"X-Scanside-Request": "1"})
+        if post is not None:
+            request.data = json.dumps(post).encode()
+            request.add_header("Content-Type", "application/json")
+        # The certificate is the box's own, made at its first boot: nobody outside vouches for it.
+        context = ssl._create_unverified_context() if self.secure else None
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            try:
+                return error.code, json.loads(error.read())
+            except ValueError:
+                return error.code, {}
+
+    def answers(self):
+        """Whether /healthz says 200."""
+        try:
+            return self.get("/healthz", 10)[0] == 200
+        except (OSError, ValueError):
+            return False
+
+    def causes(self):
+        """The codes of what the box says is wrong with it."""
+        try:
+            return [cause["code"] for cause in self.get("/api/v1/status")[1].get("causes", [])]
+        except (OSError, ValueError):
+            return []
+
+    def studies(self):
+        answer = self.get("/api/v1/studies")[1]
+        return answer["studies"] if isinstance(answer, dict) else answer
+
+    def settle(self, seconds=120):
+        """Waits for every study's verdict, acknowledges what asks for it, and waits for the ready light."""
+        done = lambda: all(study["verdict"] and not study["provisional"] for study in self.studies())
+        wait_until("no verdict", seconds, done, 0.5, self.machine)
+        for study in self.studies():
+            if study["needs_acknowledgement"]:
+                self.get(f"/api/v1/studies/{study['study_instance_uid']}/acknowledge", post={"by": "test"})
+        self.lamps.wait(("ready", "degraded"), seconds)
+
+    def wait_ready(self, seconds, why="the service does not answer"):
+        wait_until(f"{why}; the lamps show {self.lamps.describe()}", seconds, self.answers, 0.3, self.machine)
+
+    # -- DICOM, with dcmtk
+
+    def send(self, files, check=True):
+        """Stores the files with dcmtk's dcmsend; returns what it printed."""
+        command = ["dcmsend", "-v", "-aec", "SCANSIDE", "-aet", "SCANNER", "-to", "120", "-ta", "120", "-td", "120", "--no-halt",
+                   "127.0.0.1", str(self.machine.port["dicom"]), *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        said = done.stdout + done.stderr
+        if check and (done.returncode or f"with status SUCCESS : {len(files)}" not in " ".join(said.split())):
+            raise Failed(f"dcmsend: status {done.returncode}: {said[-800:]}")
+        return said
+
+    def echo(self):
+        """Whether dcmtk's echoscu is answered."""
+        command = ["echoscu", "-aec", "SCANSIDE", "-to", "10", "-ta", "10", "-td", "10", "127.0.0.1", str(self.machine.port["dicom"])]
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+    # -- sticks
+
+    def plug_stick(self, folder, files):
+        """Plugs a FAT stick with the label SCANSIDE in; `files`: {name: bytes or a path}. Returns its name for `unplug_stick`."""
+        name = f"stick{int(time.monotonic() * 1000) % 1_000_000}"
+        self.machine.plug_stick(make_stick(pathlib.Path(folder) / f"{name}.img", files), name)
+        return name
+
+
+def make_stick(image, files):
+    """A USB stick's image: FAT, label SCANSIDE, made with mtools."""
+    contents = {name: pathlib.Path(data).read_bytes() if isinstance(data, (str, pathlib.Path)) else data for name, data in files.items()}
+    mib = 40 + sum(map(len, contents.values())) // 1_000_000 * 11 // 10
+    with open(image, "wb") as file:
+        file.truncate(mib << 20)
+    subprocess.run(["mkfs.vfat", "-F", "32", "-n", "SCANSIDE", str(image)], check=True, capture_output=True)
+    for name, data in contents.items():
+        subprocess.run(["mcopy", "-i", str(image), "-", f"::{name}"], input=data, check=True, capture_output=True)
+    return image

@@ -1,0 +1,172 @@
+"""What the cases share: one cold boot of the image with its snapshot, the webhook receiver, the studies, copies of the disk.
+
+The first boot is configured as a site would: a USB stick with config.toml and the claim code that the box printed on its console.
+Cases that start from the snapshot run on a copy of the disk each, so that none sees what another did.
+"""
+import contextlib
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import appliance  # noqa: E402  (the receiver and the program of the tests beside this folder)
+import nbd  # noqa: E402
+from box import Box  # noqa: E402
+from image import Image  # noqa: E402
+from qemu import Failed, Machine  # noqa: E402
+
+HERE = pathlib.Path(__file__).resolve().parent
+HOOK_ADDRESS, SECRET = "10.0.2.100:9000", b"system test of the box"
+# Larger than the image: the first boot must grow the data partition.
+DISK_MIB = 3072
+BOOT_S = 420
+
+CONFIG = """\
+[dicom]
+listen = "0.0.0.0:{dicom}"
+[web]
+listen = "0.0.0.0:{web}"
+{web_extra}
+[assemble]
+settle_s = 1
+quiet_s = 4
+provisional = false
+[board]
+profile = "qemu-virt"
+{board_extra}
+[[alerts.webhook]]
+url = "http://{hook}/hook"
+secret_file = "/etc/scanside/secrets/webhook"
+on = ["flagged", "indeterminate", "not_flagged"]
+timeout_s = 30
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if done.returncode:
+        raise Failed(f"{' '.join(map(str, command))}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+class Scene:
+    """The run's fixture. `figures`: what the run measured, printed at the end."""
+
+    def __init__(self, image_folder, seeds, long):
+        self.image, self.seeds, self.long = Image(image_folder), seeds, long
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="scanside-vm-"))
+        self.hook = appliance.Hook(SECRET)
+        self.figures, self.prepared, self._studies, self.n_machines = {}, False, None, 0
+
+    def close(self):
+        self.hook.shutdown()
+        self.hook.server_close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def last_words(self):
+        """The end of the latest machine's console, for a failed case."""
+        console = self.folder / f"machine{self.n_machines}" / "console"
+        text = console.read_text(errors="replace")[-1200:] if console.exists() else ""
+        return "".join(f"    console: {line}\n" for line in text.splitlines() if line.strip())
+
+    # -- machines
+
+    def box(self, drive, loadvm=None):
+        """A box on the disk that `drive` (options of -drive) names."""
+        self.n_machines += 1
+        folder = self.folder / f"machine{self.n_machines}"
+        forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323}
+        reach = {HOOK_ADDRESS: f"{sys.executable} {HERE / 'relay.py'} {self.hook.server_address[1]}"}
+        drives = [(f"if=none,id=disk,{drive}", "virtio-blk-pci,drive=disk,romfile=,bootindex=0")]
+        return Box(Machine(folder, self.image.boot(), drives, forward, reach, loadvm=loadvm), self.image.web_is_secure)
+
+    def overlay(self, name):
+        """A fresh, writable disk on top of the image."""
+        path = self.folder / f"{name}.qcow2"
+        path.unlink(missing_ok=True)
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", self.image.disk, "-F", "raw", path, f"{DISK_MIB}M")
+        return path
+
+    def raw_disk(self, name, used=True):
+        """The disk as a plain file: as it was when the snapshot was taken (`used`), or as it comes from the factory."""
+        path = self.folder / f"{name}.raw"
+        if used:
+            self.prepare()
+            run("qemu-img", "convert", "-O", "raw", self.folder / "used.qcow2", path)
+        else:
+            run("cp", "--sparse=always", self.image.disk, path)
+            run("truncate", "-s", f"{DISK_MIB}M", path)
+        return path
+
+    def copy(self, name):
+        self.prepare()
+        copy = self.folder / "case.qcow2"
+        run("cp", "--sparse=always", "--reflink=auto", self.folder / f"{name}.qcow2", copy)
+        return copy
+
+    @contextlib.contextmanager
+    def snapshot_box(self, name="ready"):
+        """A box that continues from a snapshot, on a copy of its disk, its clock set as a time server would."""
+        with self.box(f"file={self.copy(name)},format=qcow2", loadvm=name) as box:
+            box.shell(f"date -s @{time.time():.0f}")
+            yield box
+
+    @contextlib.contextmanager
+    def failing_box(self):
+        """As `snapshot_box`, with a disk whose reads and writes can be made to fail: (box, disk)."""
+        copy = self.copy("ready")
+        run("truncate", "-s", "+2G", copy)  # a network disk does not grow
+        with nbd.Disk(copy, self.folder) as disk:
+            drive = f"driver=qcow2,file.driver=nbd,file.server.type=unix,file.server.path={disk.path}"
+            with self.box(drive, loadvm="ready") as box:
+                yield box, disk
+
+    # -- the cold boot
+
+    def prepare(self):
+        """Boots the image for the first time, configures it, takes the snapshot `ready`. Once a run."""
+        if self.prepared:
+            return
+        disk = self.overlay("ready")
+        with self.box(f"file={disk},format=qcow2") as box:
+            box.lamps.wait(("ready", "degraded"), BOOT_S)
+            figures = {"wall_s": box.machine.wall_s() - 2.2, "cpu_s": box.machine.cpu_s(), "lamp": box.lamps.describe()}
+            self.figures["cold boot to ready"] = figures
+            self.claim_code = self.image.claim_code(box.machine.console())
+            self.configure(box)
+            box.shell("sync")
+            box.machine.save("ready")
+            box.machine.monitor("stop")
+        # The state beside the snapshot, for cases that need a used disk but really boot.
+        run("cp", "--sparse=always", disk, self.folder / "used.qcow2")
+        run("qemu-img", "snapshot", "-d", "ready", self.folder / "used.qcow2")
+        self.prepared = True
+
+    def config_text(self, extra=""):
+        return CONFIG.format(dicom=self.image.dicom_port, web=self.image.web_port, hook=HOOK_ADDRESS, web_extra=self.image.web_extra,
+                             board_extra=self.image.board_extra) + extra
+
+    def configure(self, box):
+        # The hook's secret has no way in by stick: the shell puts it where the web page would.
+        box.shell(f"mkdir -p /etc/scanside/secrets; printf %s {SECRET.decode()!r} > /etc/scanside/secrets/webhook; {self.image.own_secret}")
+        stick = box.plug_stick(self.folder, {"config.toml": self.config_text().encode(), "claim-code": self.claim_code.encode() + b"\n"})
+        try:
+            box.wait_ready(120, "the configuration from the stick is not in force")
+        finally:
+            box.machine.unplug_stick(stick)
+        box.lamps.wait("ready", 120)
+
+    # -- studies
+
+    def studies(self):
+        """{"lesion": files of the T1 series after contrast agent, the one that the model needs, "plain": the same without a lesion}"""
+        if self._studies is None:
+            folder = self.folder / "studies"
+            appliance.synthetic_studies(folder)
+            self._studies = {name: sorted((folder / f"demo-{name}").glob("*-01-*.dcm")) for name in ("lesion", "plain")}
+        return self._studies
+
