@@ -9,6 +9,7 @@ rauc, and for the power cuts root (loop mounts). $SCANSIDE is a scanside for thi
 """
 import argparse
 import pathlib
+import signal
 import sys
 import time
 import traceback
@@ -56,6 +57,7 @@ def main():
     wanted = args.case or [name for name, (_, long) in known.items() if args.long or not long]
     n_seeds = args.seeds or (20 if args.long else 3)
     scene = Scene(args.image, range(args.first_seed, args.first_seed + n_seeds), args.long)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the emulator and the folder go, too
     counts, begin = {"ok": 0, "FAIL": 0, "skip": 0}, time.monotonic()
     try:
         for name in wanted:

@@ -25,22 +25,18 @@ HOOK_ADDRESS, SECRET = "10.0.2.100:9000", b"system test of the box"
 DISK_MIB = 3072
 BOOT_S = 420
 
+# Short times, so that a verdict does not wait for images that never come. No listener and no login is named: the box's own rules hold.
 CONFIG = """\
-[dicom]
-listen = "0.0.0.0:{dicom}"
-[web]
-listen = "0.0.0.0:{web}"
-{web_extra}
 [assemble]
 settle_s = 1
 quiet_s = 4
 provisional = false
 [board]
 profile = "qemu-virt"
-{board_extra}
+keeper = "/run/scanside-keeper/lamp.sock"
 [[alerts.webhook]]
 url = "http://{hook}/hook"
-secret_file = "/etc/scanside/secrets/webhook"
+secret_file = "credential:webhook"
 on = ["flagged", "indeterminate", "not_flagged"]
 timeout_s = 30
 """
@@ -60,7 +56,7 @@ class Scene:
         self.image, self.seeds, self.long = Image(image_folder), seeds, long
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="scanside-vm-"))
         self.hook = appliance.Hook(SECRET)
-        self.figures, self.prepared, self._studies, self.n_machines = {}, False, None, 0
+        self.figures, self.prepared, self.claim_code, self._studies, self.n_machines = {}, False, None, None, 0
 
     def close(self):
         self.hook.shutdown()
@@ -82,7 +78,7 @@ class Scene:
         forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323}
         reach = {HOOK_ADDRESS: f"{sys.executable} {HERE / 'relay.py'} {self.hook.server_address[1]}"}
         drives = [(f"if=none,id=disk,{drive}", "virtio-blk-pci,drive=disk,romfile=,bootindex=0")]
-        return Box(Machine(folder, self.image.boot(), drives, forward, reach, loadvm=loadvm), self.image.web_is_secure)
+        return Box(Machine(folder, self.image.boot(), drives, forward, reach, loadvm=loadvm), self.claim_code)
 
     def overlay(self, name):
         """A fresh, writable disk on top of the image."""
@@ -146,19 +142,21 @@ class Scene:
         run("qemu-img", "snapshot", "-d", "ready", self.folder / "used.qcow2")
         self.prepared = True
 
-    def config_text(self, extra=""):
-        return CONFIG.format(dicom=self.image.dicom_port, web=self.image.web_port, hook=HOOK_ADDRESS, web_extra=self.image.web_extra,
-                             board_extra=self.image.board_extra) + extra
-
     def configure(self, box):
-        # The hook's secret has no way in by stick: the shell puts it where the web page would.
-        box.shell(f"mkdir -p /etc/scanside/secrets; printf %s {SECRET.decode()!r} > /etc/scanside/secrets/webhook; {self.image.own_secret}")
-        stick = box.plug_stick(self.folder, {"config.toml": self.config_text().encode(), "claim-code": self.claim_code.encode() + b"\n"})
+        # The hook's secret has no way in by stick: the shell puts it where IT would.
+        box.shell(f"mkdir -p -m 0700 /etc/scanside/secrets; umask 077; printf %s {SECRET.decode()!r} > /etc/scanside/secrets/webhook")
+        config = CONFIG.format(hook=HOOK_ADDRESS)
+        stick = box.plug_stick(self.folder, {"config.toml": config.encode(), "claim-code": self.claim_code.encode() + b"\n"})
         try:
-            box.wait_ready(120, "the configuration from the stick is not in force")
+            box.machine.wait_console("USB stick: config.toml", 240)
+            said = [line for line in box.machine.console().splitlines() if "USB stick: config.toml" in line][-1].strip()
+            if not said.endswith("is in force"):
+                raise Failed(said)
         finally:
             box.machine.unplug_stick(stick)
         box.lamps.wait("ready", 120)
+        box.claim_code = self.claim_code
+        box.wait_ready(60)
 
     # -- studies
 
