@@ -25,6 +25,11 @@ class Image:
         self.keys = self.folder / "keys"
         self.state_in_data = "scanside"
 
+    def stamp(self):
+        """What tells one build from another."""
+        found = self.disk.stat()
+        return f"{self.disk} {found.st_size} {found.st_mtime_ns}"
+
     def signer(self):
         """(certificate, key) with which the image's updates are signed."""
         return self.keys / "signer.pem", self.keys / "signer.key"
