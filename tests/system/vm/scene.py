@@ -163,7 +163,7 @@ class Scene:
         if known["image"] != self.image.stamp():
             return False
         self.claim_code, self.prepared = known["claim_code"], True
-        self.figures["cold boot to ready (an earlier run's)"] = self.figures["cold boot to ready"] = known["boot"]
+        self.figures["cold boot to ready"] = {**known["boot"], "of": "an earlier run"}
         return True
 
     def configure(self, box):
