@@ -37,6 +37,8 @@ pub enum DeviceCondition {
     CertificateUnusable,
     /// Missing series cannot be fetched: the PACS does not answer, or does not send to this box.
     PacsUnreachable,
+    /// The box's clock may be wrong: it has not been synchronised for a week, or says a time that cannot be.
+    ClockDoubtful,
 }
 
 impl DeviceCondition {
@@ -61,6 +63,7 @@ impl DeviceCondition {
             Self::CertificateNotLoaded => "certificate-not-loaded",
             Self::CertificateUnusable => "certificate-unusable",
             Self::PacsUnreachable => "pacs-unreachable",
+            Self::ClockDoubtful => "clock-doubtful",
         }
     }
 
@@ -96,6 +99,9 @@ impl DeviceCondition {
             }
             Self::PacsUnreachable => {
                 "Missing series cannot be fetched: check [pacs], the network, and this box's entry in the PACS; studies are read as they come."
+            }
+            Self::ClockDoubtful => {
+                "The box's clock may be wrong, and with it dates in results and certificates: check that it reaches the time server."
             }
         }
     }
