@@ -78,7 +78,8 @@ fn a_room_imports_only_the_rooms_that_the_table_allows() {
             // A program of its own names the library by its name.
             let path_of_library = if room == "bin" { "scanside::" } else { "crate::" };
             for (at, _) in line.match_indices(path_of_library) {
-                let other: String = line[at + path_of_library.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let other: String =
+                    line[at + path_of_library.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 if !other.is_empty() && other != room && !may.contains(&other.as_str()) {
                     faults.push(format!("{path}: line {} of its code: {room} imports {other}", number + 1));
                 }

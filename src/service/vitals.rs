@@ -49,12 +49,7 @@ pub(super) struct Vitals {
 impl Vitals {
     /// Starts the probes. `pipeline_ms_max` is the longest that one study may take.
     /// `steps` are those of the pipeline, if there is one.
-    pub(super) fn start(
-        board: &BoardLimits,
-        pipeline_ms_max: u64,
-        steps: WorkSteps,
-        journal: Journal,
-    ) -> std::io::Result<Self> {
+    pub(super) fn start(board: &BoardLimits, pipeline_ms_max: u64, steps: WorkSteps, journal: Journal) -> std::io::Result<Self> {
         let now = monotonic_now();
         let progress = ProgressBoard::default();
         let pipeline = progress.add("pipeline", pipeline_ms_max, now);
