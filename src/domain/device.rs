@@ -81,7 +81,9 @@ impl DeviceCondition {
                 "The answer of a storage commitment could not be told: check call of the requester in [[dicom.peer]], and the network."
             }
             Self::ModelUnusable => "The model failed its self-test: reinstall the model package.",
-            Self::InferenceStuck => "The study in work stands still or ran past its budget: the service is restarted unless it moves again.",
+            Self::InferenceStuck => {
+                "The study in work stands still or ran past its budget: the service is restarted unless it moves again."
+            }
             Self::ProbeSilent => "A health probe has stopped answering: restart the service.",
             Self::ReceiverDown => "The DICOM listener is down: check the address and port in the configuration.",
             Self::LampFailing => "The lamps cannot be driven: check the board profile.",

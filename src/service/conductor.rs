@@ -305,7 +305,8 @@ impl Conductor {
                 }
                 SignalAction::AcknowledgementKept { study_instance_uid, by, at } => {
                     // The page's acknowledgement is already durable; the button's is made so here.
-                    if by_button && let Err(error) = on_disk(&self.lamp, || self.spool.acknowledge(&study_instance_uid, &by, at)) {
+                    if by_button && let Err(error) = on_disk(&self.lamp, || self.spool.acknowledge(&study_instance_uid, &by, at))
+                    {
                         self.journal.record(&super::events::ServiceReport::AcknowledgementNotKept { error: error.to_string() });
                     }
                     self.teller.studies_changed();
