@@ -64,7 +64,7 @@ fn have(tool: &str) -> bool {
 fn stage(unit: &str, drop_in: Option<(&str, &str)>) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("folder");
     let path = |inside: &str| root.path().join(inside);
-    for folder in ["usr/bin", "usr/lib/systemd/system", "usr/share/doc/scanside"] {
+    for folder in ["etc", "usr/bin", "usr/lib/systemd/system", "usr/share/doc/scanside"] {
         fs::create_dir_all(path(folder)).expect("folder");
     }
     std::os::unix::fs::symlink("usr/lib", path("lib")).expect("link");
