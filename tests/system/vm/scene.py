@@ -28,6 +28,8 @@ BOOT_S = 420
 
 # Short times, so that a verdict does not wait for images that never come. No listener and no login is named: the box's own rules hold.
 CONFIG = """\
+[dicom]
+plain = true
 [assemble]
 settle_s = 1
 quiet_s = 4
