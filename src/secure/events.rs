@@ -34,7 +34,7 @@ impl Event for SecureEvent {
                 format!("The certificate for {serves} was loaded; it holds until {until}.")
             }
             Self::CertificateRefused { serves, error, serves_on: true } => {
-                format!("The new certificate files for {serves} cannot be used, the ones before still serve: {error}.")
+                format!("The new certificate files cannot be used, the ones before still serve {serves}: {error}.")
             }
             Self::CertificateRefused { serves, error, serves_on: false } => {
                 format!("There is no certificate for {serves}, and every connection is refused: {error}.")
