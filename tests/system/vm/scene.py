@@ -142,7 +142,7 @@ class Scene:
             figures = {"wall_s": box.machine.wall_s() - 2.2, "cpu_s": box.machine.cpu_s(), "lamp": box.lamps.describe()}
             self.figures["cold boot to ready"] = figures
             self.claim_code = self.image.claim_code(box.machine.console())
-            wait_until("the running version is not confirmed", 240, lambda: box.shell("cat /data/rauc/confirmed-A", check=False), 2, box.machine)
+            wait_until("the running version is not confirmed", 240, lambda: box.shell("cat /data/rauc/confirmed-A 2>/dev/null", check=False), 2, box.machine)
             self.configure(box)
             box.shell("sync")
             box.machine.save("ready")
