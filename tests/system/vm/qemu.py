@@ -6,7 +6,6 @@ import ctypes
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -164,9 +163,8 @@ class Machine:
         for name in ("qmp", "qtest", "console"):
             (self.folder / name).unlink(missing_ok=True)
         self.began = time.monotonic()
-        command = ["nice", "-n", "10", *self.arguments] if shutil.which("nice") else self.arguments
         with open(self.folder / "emulator.log", "w") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
+            self.process = subprocess.Popen(self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
         try:
             wait_until("the emulator opens no monitor", 60, (self.folder / "qmp").exists, 0.05, self)
             time.sleep(0.1)

@@ -18,7 +18,7 @@ import appliance  # noqa: E402  (the receiver and the program of the tests besid
 import nbd  # noqa: E402
 from box import Box  # noqa: E402
 from image import Image  # noqa: E402
-from qemu import Failed, Machine  # noqa: E402
+from qemu import Failed, Machine, wait_until  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 HOOK_ADDRESS, SECRET = "10.0.2.100:9000", b"system test of the box"
@@ -142,6 +142,7 @@ class Scene:
             figures = {"wall_s": box.machine.wall_s() - 2.2, "cpu_s": box.machine.cpu_s(), "lamp": box.lamps.describe()}
             self.figures["cold boot to ready"] = figures
             self.claim_code = self.image.claim_code(box.machine.console())
+            wait_until("the running version is not confirmed", 240, lambda: box.shell("cat /data/rauc/confirmed-A 2>/dev/null", check=False), 2, box.machine)
             self.configure(box)
             box.shell("sync")
             box.machine.save("ready")
