@@ -299,7 +299,8 @@ mod commands {
         let mut out = Vec::new();
         let result = test(&request("sim", None), &SCRIPTED, &mut out);
         let text = String::from_utf8(out).expect("text");
-        for line in ["red: shown", "yellow: shown", "green: shown", "buzzer: this board has none", "button: this board has none"] {
+        for line in ["red: shown", "yellow: shown", "green: shown", "buzzer: this board has none", "button: this board has none"]
+        {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(text.contains("late by"), "{text}");
@@ -318,7 +319,8 @@ mod commands {
             answer.send(!question.contains("yellow")).expect("listens");
             answered
         };
-        let error = test(&request("sim", None), &TestRequest { ask: Some(&ask), ..SCRIPTED }, &mut Vec::new()).expect_err("fails");
+        let error =
+            test(&request("sim", None), &TestRequest { ask: Some(&ask), ..SCRIPTED }, &mut Vec::new()).expect_err("fails");
         assert!(error.to_string().contains("yellow") && !error.to_string().contains("red"), "{error}");
         assert_eq!(asked.borrow().len(), 3, "red, yellow, green: {:?}", asked.borrow());
     }

@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Highest exposure (systemd-analyze security, tenths) of a service alone and with each drop-in. The figures' reasons: systemd/README.md.
-const EXPOSURE_MAX: [(&str, Option<&str>, u32); 3] =
-    [("scanside.service", None, 10), ("scanside.service", Some("addresses.conf"), 10), ("scanside.service", Some("npu.conf"), 13)];
+const EXPOSURE_MAX: [(&str, Option<&str>, u32); 3] = [
+    ("scanside.service", None, 10),
+    ("scanside.service", Some("addresses.conf"), 10),
+    ("scanside.service", Some("npu.conf"), 13),
+];
 /// Of a service that is not in the table: those that touch lamps (their unit lets GPIO lines in), and the others.
 const EXPOSURE_GPIO_MAX: u32 = 12;
 const EXPOSURE_OTHER_MAX: u32 = 10;
@@ -61,7 +64,7 @@ fn have(tool: &str) -> bool {
 fn stage(unit: &str, drop_in: Option<(&str, &str)>) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("folder");
     let path = |inside: &str| root.path().join(inside);
-    for folder in ["usr/bin", "usr/lib/systemd/system", "usr/share/doc/scanside"] {
+    for folder in ["etc", "usr/bin", "usr/lib/systemd/system", "usr/share/doc/scanside"] {
         fs::create_dir_all(path(folder)).expect("folder");
     }
     std::os::unix::fs::symlink("usr/lib", path("lib")).expect("link");
@@ -227,9 +230,11 @@ fn the_service_is_never_given_up_and_touches_no_lamp() {
 #[test]
 fn sockets_have_the_names_that_the_program_takes_and_survive_a_service_that_cannot_start() {
     let program = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/service/sockets.rs")).expect("source");
-    for (unit, name, port) in
-        [("scanside-dicom.socket", "dicom", "104"), ("scanside-dicom-tls.socket", "dicom-tls", "2762"), ("scanside-web.socket", "web", "443")]
-    {
+    for (unit, name, port) in [
+        ("scanside-dicom.socket", "dicom", "104"),
+        ("scanside-dicom-tls.socket", "dicom-tls", "2762"),
+        ("scanside-web.socket", "web", "443"),
+    ] {
         let socket = read(unit);
         assert_eq!(values(&socket, "FileDescriptorName"), [name]);
         assert!(program.contains(&format!("\"{name}\" =>")), "{name}");
@@ -248,7 +253,9 @@ fn a_missing_folder_of_secrets_stops_no_start() {
     for folder in folders {
         let (name, path) = folder.split_once(':').expect("name and folder");
         // systemd.exec(5): where the path of LoadCredential= is not there, SetCredential= of the same name stands in.
-        assert!(values(&unit, "SetCredential").iter().any(|set| set.starts_with(&format!("{name}:")) && set.len() > name.len() + 1));
+        assert!(
+            values(&unit, "SetCredential").iter().any(|set| set.starts_with(&format!("{name}:")) && set.len() > name.len() + 1)
+        );
         let tmpfiles = read("scanside.tmpfiles.conf");
         assert!(tmpfiles.lines().any(|line| line.starts_with(&format!("d {path} ")) && line.contains(" 0700 root ")));
     }

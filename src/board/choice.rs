@@ -52,7 +52,8 @@ impl BoardNames {
                 inside = line.split('#').next().is_some_and(|head| head.trim() == "[board]");
             }
             let Some((key, value)) = line.split_once('=').filter(|_| inside) else { continue };
-            let quoted = |quote: char| value.trim().strip_prefix(quote).and_then(|rest| rest.split_once(quote)).map(|(text, _)| text);
+            let quoted =
+                |quote: char| value.trim().strip_prefix(quote).and_then(|rest| rest.split_once(quote)).map(|(text, _)| text);
             let Some(value) = quoted('"').or_else(|| quoted('\'')) else { continue };
             match key.trim() {
                 "profile" => names.profile = Some(value.to_owned()),

@@ -5,21 +5,17 @@
 //! words stop, and a loop of our own leaves the board dark. Exit status as in DESIGN.md section 4: 0 done, 1 the board failed (or the person
 //! saw something else), 2 the profile or the lamp's name is wrong.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use scanside_lamp::TestEnd;
 use scanside_lamp::life::TEST_MS_MAX;
 
 use super::draw::FRAME;
-use super::keeper::{self, Keeper, KeeperNote, KeeperOptions};
-use super::keeper_client::Link;
-use super::keeper_protocol::{FromKeeper, KeeperState, Role, ToKeeper};
-use super::profile::{BoardProfile, Driver, Output};
+use super::keeper;
+use super::keeper_protocol::{KeeperState, ToKeeper};
+use super::session::Session;
 use super::sim::draw_lamp;
 use super::{BoardError, JitterStats, LAMPS, Lights, ProfileError, lamp_named};
 use crate::domain::Lamp;
@@ -36,12 +32,6 @@ pub const BUTTON_SECONDS: u64 = 15;
 /// frame (20 ms). GUESS: to be measured on a loaded Raspberry Pi.
 const JITTER_MEDIAN_US_MAX: u64 = 5_000;
 const JITTER_P99_US_MAX: u64 = 20_000;
-/// Words are repeated this often: the keeper ends a test that says nothing for 2 s.
-const WORD_PERIOD: Duration = Duration::from_millis(200);
-/// How long the keeper has to answer.
-const WELCOME_WAIT: Duration = Duration::from_secs(2);
-/// Why there is no test.
-const REFUSED: &str = "needs the lamps: the service shows a critical finding or a fault, or another test runs; try again when that is over";
 /// How long the board has to show what it was told.
 const SHOW_WAIT: Duration = Duration::from_secs(1);
 
@@ -73,9 +63,12 @@ pub struct TestRequest<'a> {
     pub button_seconds: u64,
     /// Only measure how evenly frames come, for so many seconds.
     pub jitter_seconds: Option<u64>,
-    /// Asks the person a question and gives their yes or no; `None` for a script. The board is kept alive meanwhile.
-    pub ask: Option<&'a dyn Fn(&str) -> std::sync::mpsc::Receiver<bool>>,
+    /// Asks the person; `None` for a script.
+    pub ask: Option<Ask<'a>>,
 }
+
+/// Asks a person a question; their yes or no comes through the channel. The board is kept alive meanwhile.
+pub type Ask<'a> = &'a dyn Fn(&str) -> Receiver<bool>;
 
 /// Why a board command did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -198,165 +191,7 @@ impl Report {
     }
 }
 
-/// A board of our own: a keeper's loop on a thread, behind a socket in a folder that nobody else can enter.
-struct OwnLoop {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-    dir: tempfile::TempDir,
-}
-
-impl OwnLoop {
-    fn start(profile: &BoardProfile, clock: fn() -> Duration) -> Result<Self, CommandError> {
-        let board = super::open(profile)?;
-        let dir = tempfile::tempdir()?;
-        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("lamp.sock"))?;
-        let keeper = Keeper::new(board, listener, KeeperOptions::of(profile, clock, 1))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let run = move || {
-            keeper.run(|_: KeeperNote| match stopped.load(Ordering::Acquire) {
-                true => std::ops::ControlFlow::Break(()),
-                false => std::ops::ControlFlow::Continue(()),
-            });
-        };
-        let thread = thread::Builder::new().name("lamp".to_owned()).spawn(run)?;
-        Ok(Self { stop, thread: Some(thread), dir })
-    }
-}
-
-impl Drop for OwnLoop {
-    /// The loop leaves the board dark. A driver that hangs must not hang the end of the command.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        for _ in 0..100 {
-            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-                let _ = self.thread.take().map(JoinHandle::join);
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// A test of a keeper, or of a board of our own behind one.
-struct Session {
-    link: Link,
-    clock: fn() -> Duration,
-    word: ToKeeper,
-    said_at: Duration,
-    state: KeeperState,
-    trouble: Option<String>,
-    n_presses: u64,
-    has_button: bool,
-    /// The description of the board, and whether it is the keeper's.
-    profile: BoardProfile,
-    of_keeper: bool,
-    /// Dropped after the link has said goodbye.
-    _own: Option<OwnLoop>,
-}
-
 impl Session {
-    fn start(request: &ShowRequest<'_>) -> Result<Self, CommandError> {
-        let kept = match request.keeper.map(|socket| Link::open(socket, Role::Test)) {
-            Some(Ok(link)) => Some(link),
-            // Nobody listens: no keeper runs. Anything else, such as a missing right, must not end in two who draw.
-            Some(Err(error)) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => None,
-            Some(Err(error)) => {
-                let text = format!("cannot be reached: {error}; do this as root or as a member of the group scanside");
-                return Err(CommandError::Keeper(text));
-            }
-            None => None,
-        };
-        let named = BoardProfile::load(request.profile, request.profiles_dir);
-        let (link, own, of_keeper) = match kept {
-            Some(link) => (link, None, true),
-            None => {
-                let own = OwnLoop::start(named.as_ref().map_err(Clone::clone)?, request.clock)?;
-                (Link::open(&own.dir.path().join("lamp.sock"), Role::Test)?, Some(own), false)
-            }
-        };
-        let (mut link, limit) = (link, (request.clock)() + WELCOME_WAIT);
-        let (name, has_button) = loop {
-            match link.hear() {
-                Ok(Some(FromKeeper::Welcome { profile, has_button, .. })) => break (profile, has_button),
-                Ok(Some(FromKeeper::TestRefused)) => return Err(CommandError::Keeper(REFUSED.to_owned())),
-                Ok(_) if (request.clock)() < limit => {}
-                Ok(_) => return Err(CommandError::Keeper("does not answer".to_owned())),
-                Err(error) => return Err(CommandError::Keeper(format!("does not answer: {error}"))),
-            }
-        };
-        let profile = match of_keeper {
-            true => BoardProfile::load(&name, request.profiles_dir)?,
-            false => named?,
-        };
-        let (word, said_at, state) = (ToKeeper::TestLamp(Lamp::Dark), Duration::ZERO, KeeperState::default());
-        let clock = request.clock;
-        Ok(Self { link, clock, word, said_at, state, trouble: None, n_presses: 0, has_button, profile, of_keeper, _own: own })
-    }
-
-    /// What the board is, and what it shows when the process that draws dies.
-    fn describe(&self, out: &mut dyn Write) -> Result<(), CommandError> {
-        let profile = &self.profile;
-        writeln!(out, "Board {}: {}", profile.name, profile.description)?;
-        if profile.driver == Driver::Sim {
-            writeln!(out, "This board is simulated: no lamp is driven, only this text shows it.")?;
-        }
-        let place = |output: &Output| match (&output.led, output.pin) {
-            (Some(led), _) => format!("LED {led}"),
-            (None, Some(pin)) => format!("GPIO {pin}{}", if output.active_low { ", lit when low" } else { "" }),
-            (None, None) => "see the profile".to_owned(),
-        };
-        if let Some(lamps) = &profile.lamps {
-            writeln!(out, "Lights: red {}; yellow {}; green {}.", place(&lamps.red), place(&lamps.yellow), place(&lamps.green))?;
-        }
-        let buzzer = profile.buzzer.as_ref().map_or_else(|| "none".to_owned(), place);
-        writeln!(out, "Buzzer: {buzzer}. Button: {}.", if self.has_button { "one" } else { "none" })?;
-        let who = if self.of_keeper { "the lamp keeper, which is asked for its lamps" } else { "this command, directly" };
-        writeln!(out, "Drawn by {who}. When the process that draws dies, {}.", when_it_dies(profile.driver))?;
-        Ok(())
-    }
-
-    /// Says what is to be shown from now on.
-    fn say(&mut self, word: ToKeeper) -> Result<(), CommandError> {
-        self.word = word;
-        self.said_at = (self.clock)();
-        self.link.say(word).map_err(|error| CommandError::Keeper(format!("has gone: {error}")))
-    }
-
-    /// Repeats the word when it is time, and takes what the keeper says; returns within 40 ms.
-    fn turn(&mut self) -> Result<(), CommandError> {
-        if (self.clock)().saturating_sub(self.said_at) >= WORD_PERIOD {
-            self.say(self.word)?;
-        }
-        match self.link.hear().map_err(|error| CommandError::Keeper(format!("has gone: {error}")))? {
-            Some(FromKeeper::State(state)) => self.state = state,
-            Some(FromKeeper::Press(number)) => {
-                self.n_presses += 1;
-                self.link.say(ToKeeper::PressTaken(number)).map_err(|error| CommandError::Keeper(format!("has gone: {error}")))?;
-            }
-            Some(FromKeeper::Trouble(text)) => self.trouble = Some(text.as_str().to_owned()),
-            Some(FromKeeper::TestRefused | FromKeeper::TestOver(TestEnd::Needed)) => {
-                return Err(CommandError::Keeper(REFUSED.to_owned()));
-            }
-            Some(FromKeeper::TestOver(_)) => {
-                return Err(CommandError::Keeper(format!("took the lamps back: a test ends after {} s", TEST_MS_MAX / 1000)));
-            }
-            Some(FromKeeper::Welcome { .. }) | None => {}
-        }
-        Ok(())
-    }
-
-    fn turn_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Result<bool, CommandError> {
-        let until = (self.clock)() + limit;
-        while !done(self) {
-            if (self.clock)() >= until {
-                return Ok(false);
-            }
-            self.turn()?;
-        }
-        Ok(true)
-    }
-
     /// In a terminal the line is redrawn as the lamp blinks; elsewhere there is one line per lamp.
     fn show(&mut self, lamp: Lamp, each: Duration, colour: bool, out: &mut dyn Write) -> Result<(), CommandError> {
         self.say(ToKeeper::TestLamp(lamp))?;
@@ -414,21 +249,30 @@ impl Session {
                 report.part(name, "shown", None, out)?;
                 continue;
             };
-            let what = if name == "buzzer" { "Does the buzzer sound?".to_owned() } else { format!("Does the {name} light burn, and it alone?") };
+            let what = if name == "buzzer" {
+                "Does the buzzer sound?".to_owned()
+            } else {
+                format!("Does the {name} light burn, and it alone?")
+            };
             let answer = ask(&what);
             let mut seen = None;
             self.turn_until(Duration::from_millis(TEST_MS_MAX), |_| {
                 // A person who has gone answers nothing, and that is no.
                 seen = match answer.try_recv() {
                     Ok(seen) => Some(seen),
-                    Err(std::sync::mpsc::TryRecvError::Empty) => None,
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => Some(false),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => Some(false),
                 };
                 seen.is_some()
             })?;
             match seen {
                 Some(true) => report.part(name, "seen", None, out)?,
-                _ => report.part(name, "not seen", Some(format!("was not seen to switch {name}: check its wiring and the profile")), out)?,
+                _ => report.part(
+                    name,
+                    "not seen",
+                    Some(format!("was not seen to switch {name}: check its wiring and the profile")),
+                    out,
+                )?,
             }
         }
         self.say(ToKeeper::TestLights(Lights::DARK))
@@ -458,26 +302,5 @@ impl Session {
         self.say(ToKeeper::TestLamp(Lamp::Suspicious))?;
         self.turn_until(time, |_| false)?;
         Ok(())
-    }
-
-    fn check(&self) -> Result<(), CommandError> {
-        let trouble = || self.trouble.clone().unwrap_or_else(|| "lamps or button cannot be used".to_owned());
-        if self.state.failing { Err(CommandError::Failed(format!("failed: {}", trouble()))) } else { Ok(()) }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // Without it the keeper ends the test when the connection does; that is as good.
-        let _ = self.link.say(ToKeeper::Goodbye);
-    }
-}
-
-/// What the room sees of a board whose process has died; between that and the stop hook nobody draws.
-fn when_it_dies(driver: Driver) -> &'static str {
-    match driver {
-        Driver::Sim => "there is nothing to see",
-        Driver::LedClass => "the lamps stay as they were until the stop hook of its unit has run: then the kernel draws a fault, or they are dark",
-        _ => "the lamps stay as they were until the stop hook of its unit has run: then they show a fault or are dark",
     }
 }

@@ -16,8 +16,8 @@
 //! slowly misses states, never a press. Bytes that are no word end their connection.
 
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::ErrorKind;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +25,9 @@ use scanside_lamp::{Hold, HoldEvent, Life, LifeEvent, LifeNote, Presses, TestEnd
 
 use super::draw::{Grid, Pen, PenNote};
 use super::jitter::Jitter;
-use super::keeper_protocol::{FRAME_BYTES, FromKeeper, KeeperState, Role, Text, ToKeeper, short};
+pub use super::keeper_notes::{KeeperNote, in_words};
+use super::keeper_protocol::{FromKeeper, KeeperState, Role, Text, ToKeeper, short};
+use super::peer::{Came, Peer};
 use super::{Board, BoardProfile, Lights};
 use crate::domain::Lamp;
 
@@ -60,85 +62,6 @@ impl KeeperOptions {
     pub fn of(profile: &BoardProfile, clock: fn() -> Duration, boot: u64) -> Self {
         let debounce_ms = profile.button.as_ref().map_or(50, |button| button.debounce_ms);
         Self { clock, debounce_ms, has_button: profile.button.is_some(), reset_file: None, boot }
-    }
-}
-
-/// What the keeper reports to its own process, for the log and for systemd.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeeperNote {
-    /// The loop turns: feed the watchdog.
-    Alive,
-    /// The life of the lamp took a turn.
-    Life(LifeNote),
-    /// Lamps or button cannot be used.
-    Failing(String),
-    /// They work again.
-    Recovered,
-    /// The button was pressed; whether a live service or a test will hear of it.
-    Pressed(bool),
-    /// The button was held for a factory reset; the file's name, or why it could not be made.
-    ResetAsked(Result<(), String>),
-    /// A connection was closed because it did not keep to the protocol.
-    PeerRefused(&'static str),
-    /// The socket takes no connections any more.
-    SocketFailed(String),
-}
-
-/// One connection.
-struct Peer {
-    stream: UnixStream,
-    role: Option<Role>,
-    since: Duration,
-    buffer: [u8; FRAME_BYTES],
-    filled: usize,
-    /// Number of the last press that was sent.
-    press_sent: u64,
-    /// It said goodbye: the end of the connection is in order.
-    parted: bool,
-    open: bool,
-}
-
-/// What came of reading a peer once.
-enum Came {
-    Word(ToKeeper),
-    Nothing,
-    Ended,
-    Nonsense,
-}
-
-impl Peer {
-    fn new(stream: UnixStream, since: Duration) -> std::io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Self { stream, role: None, since, buffer: [0; FRAME_BYTES], filled: 0, press_sent: 0, parted: false, open: true })
-    }
-
-    fn read(&mut self) -> Came {
-        let Some(rest) = self.buffer.get_mut(self.filled..) else { return Came::Nonsense };
-        match self.stream.read(rest) {
-            Ok(0) => Came::Ended,
-            Ok(n) => {
-                self.filled += n;
-                if self.filled < FRAME_BYTES {
-                    return Came::Nothing;
-                }
-                self.filled = 0;
-                ToKeeper::decode(&self.buffer).map_or(Came::Nonsense, Came::Word)
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Came::Nothing,
-            Err(_) => Came::Ended,
-        }
-    }
-
-    /// Sends a frame if there is room for it; `false` when there is none now. A frame that goes out in part ends the connection.
-    fn send(&mut self, word: &FromKeeper) -> bool {
-        match self.stream.write(&word.encode()) {
-            Ok(FRAME_BYTES) => true,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => false,
-            Ok(_) | Err(_) => {
-                self.open = false;
-                false
-            }
-        }
     }
 }
 
@@ -260,7 +183,8 @@ impl Keeper {
                     self.peers.push(peer);
                 }
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
             // Out of descriptors or the like: what is connected goes on, and the next turn tries again. Told once.
             Err(error) => {
                 let text = error.to_string();
@@ -351,11 +275,8 @@ impl Keeper {
     }
 
     fn welcome(&mut self, idx: usize, role: Role) {
-        let welcome = FromKeeper::Welcome {
-            boot: self.options.boot,
-            has_button: self.options.has_button,
-            profile: self.profile.clone(),
-        };
+        let welcome =
+            FromKeeper::Welcome { boot: self.options.boot, has_button: self.options.has_button, profile: self.profile.clone() };
         let trouble = self.pen.failing().then(|| FromKeeper::Trouble(self.trouble.clone()));
         if let Some(peer) = self.peers.get_mut(idx) {
             peer.role = Some(role);
@@ -444,9 +365,8 @@ impl Keeper {
 
     fn send_state(&mut self, now: Duration) {
         let seen = |state: &KeeperState| (state.lamp, state.lights, state.failing, state.testing);
-        let due = self
-            .state_told
-            .is_none_or(|(told, at)| seen(&told) != seen(&self.state) || now.saturating_sub(at) >= STATE_PERIOD);
+        let due =
+            self.state_told.is_none_or(|(told, at)| seen(&told) != seen(&self.state) || now.saturating_sub(at) >= STATE_PERIOD);
         if due {
             self.state.jitter = self.jitter.stats();
             self.state_told = Some((self.state, now));
@@ -463,42 +383,6 @@ impl Keeper {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A line for the log.
-#[must_use]
-pub fn in_words(note: &KeeperNote) -> Option<String> {
-    let text = match note {
-        KeeperNote::Alive => return None,
-        KeeperNote::Life(note) => life_in_words(*note),
-        KeeperNote::Failing(text) => format!("the board fails: {text}"),
-        KeeperNote::Recovered => "the board works again".to_owned(),
-        KeeperNote::Pressed(true) => "the button was pressed".to_owned(),
-        KeeperNote::Pressed(false) => "the button was pressed, but no live service hears it".to_owned(),
-        KeeperNote::ResetAsked(Ok(())) => "the button was held for 10 s: a factory reset is asked for".to_owned(),
-        KeeperNote::ResetAsked(Err(error)) => format!("the button was held for 10 s, but the reset cannot be asked for: {error}"),
-        KeeperNote::PeerRefused(why) => format!("a connection was closed: {why}"),
-        KeeperNote::SocketFailed(error) => format!("the socket takes no connection: {error}"),
-    };
-    Some(text)
-}
-
-fn life_in_words(note: LifeNote) -> String {
-    match note {
-        LifeNote::ServiceLive { silent_ms: None } => "the service lives".to_owned(),
-        LifeNote::ServiceLive { silent_ms: Some(ms) } => format!("the service lives again, {ms} ms after its last word"),
-        LifeNote::ServiceSilent => "the service is silent: the lamp shows fault".to_owned(),
-        LifeNote::ServiceLost => "the service has gone without a goodbye: the lamp shows fault".to_owned(),
-        LifeNote::ServiceStopped => "the service has stopped: the lamp is dark".to_owned(),
-        LifeNote::StartTooLong => "the service has not come up in time: the lamp shows fault".to_owned(),
-        LifeNote::Sound(false) => "the service says that it does not move: the lamp shows fault".to_owned(),
-        LifeNote::Sound(true) => "the service moves again".to_owned(),
-        LifeNote::TestBegan => "a board test begins".to_owned(),
-        LifeNote::TestRefused => "a board test is refused: the lamp is needed".to_owned(),
-        LifeNote::TestOver(TestEnd::Done) => "the board test is over".to_owned(),
-        LifeNote::TestOver(TestEnd::TimeOver) => "the board test took too long and is over".to_owned(),
-        LifeNote::TestOver(TestEnd::Needed) => "the board test is over: the lamp is needed".to_owned(),
-    }
 }
 
 /// What burns according to a state.

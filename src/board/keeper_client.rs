@@ -172,7 +172,9 @@ impl Talk {
     fn turn(&mut self) {
         self.shared.frames.fetch_add(1, Ordering::AcqRel);
         let silent = self.shared.silent((self.clock)());
-        if silent > SOUND_MAX {
+        if self.wanted.load(Ordering::Acquire) == NOTHING_YET {
+            // The service starts: there is no sign of life to miss yet.
+        } else if silent > SOUND_MAX {
             self.silent_max_ms = millis(silent);
         } else if self.silent_max_ms > 0 {
             let silent_ms = std::mem::take(&mut self.silent_max_ms);

@@ -344,8 +344,11 @@ mod tests {
         let text = || "\\PC{0,60}".prop_map(|text| short(&text));
         let numbers = prop::array::uniform6(any::<u64>());
         prop_oneof![
-            (any::<u64>(), any::<bool>(), text())
-                .prop_map(|(boot, has_button, profile)| FromKeeper::Welcome { boot, has_button, profile }),
+            (any::<u64>(), any::<bool>(), text()).prop_map(|(boot, has_button, profile)| FromKeeper::Welcome {
+                boot,
+                has_button,
+                profile
+            }),
             any::<u64>().prop_map(FromKeeper::Press),
             (0_u8..8, 0_u8..16, any::<[bool; 2]>(), numbers).prop_map(|(lamp, lights, [failing, testing], n)| {
                 let [frames, frames_missed, n, median_us, p99_us, max_us] = n;

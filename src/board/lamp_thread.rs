@@ -230,7 +230,11 @@ impl LampHandle {
     pub fn show(&self, lamp: Lamp) {
         let sending = match &self.way {
             Way::Queue(sending) => sending,
-            Way::Newest(newest) => return newest.store(lamp_number(lamp), Ordering::Release),
+            Way::Newest(newest) => {
+                // Whoever asks lives: the first lamp after a long start must not look like one after a long silence.
+                self.alive();
+                return newest.store(lamp_number(lamp), Ordering::Release);
+            }
         };
         let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
         sending.flush();

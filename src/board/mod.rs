@@ -40,12 +40,15 @@ pub mod gpiochip;
 pub mod jitter;
 pub mod keeper;
 pub mod keeper_client;
+pub mod keeper_notes;
 pub mod keeper_protocol;
 pub mod lamp_thread;
 pub mod leds;
+mod peer;
 pub mod profile;
 #[cfg(feature = "rppal")]
 pub mod rpi;
+mod session;
 pub mod sim;
 
 pub use jitter::JitterStats;

@@ -13,7 +13,7 @@ use super::output::{complain, say};
 use crate::config::Config;
 use crate::health::report::{HealthReport, boottime_ms};
 
-/// Where the service's folder is when systemd made it.
+/// The service's folder as systemd makes it. `$RUNTIME_DIRECTORY` is not asked: it would be that of whoever calls.
 const RUNTIME_DIR: &str = "/run/scanside";
 /// How often it is looked at while waiting.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub struct HealthRequest {
 /// Runs the command.
 #[must_use]
 pub fn run(request: &HealthRequest) -> Outcome {
-    let dir = request.dir.clone().unwrap_or_else(runtime_dir);
+    let dir = request.dir.clone().unwrap_or_else(|| RUNTIME_DIR.into());
     let until_ms = boottime_ms().saturating_add(request.wait_s.min(WAIT_S_MAX) * 1000);
     let (report, reasons) = loop {
         let (report, reasons) = look(&dir, request.config.as_deref());
@@ -58,10 +58,6 @@ pub fn run(request: &HealthRequest) -> Outcome {
         complain(reason);
     }
     Outcome::Failed
-}
-
-fn runtime_dir() -> PathBuf {
-    std::env::var_os("RUNTIME_DIRECTORY").filter(|dir| !dir.is_empty()).map_or_else(|| RUNTIME_DIR.into(), PathBuf::from)
 }
 
 fn look(dir: &Path, config: Option<&Path>) -> (Option<HealthReport>, Vec<String>) {

@@ -107,7 +107,7 @@ enum Command {
         /// One JSON object and nothing else on stdout.
         #[arg(long)]
         json: bool,
-        /// Folder of the running service, if not $RUNTIME_DIRECTORY or /run/scanside.
+        /// Folder of the running service, if not /run/scanside.
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::age::WaitingAge;
 use super::association::{Association, AssociationOptions, DataSet};
 use super::dimse_scu::{self, EXPLICIT_LE, IMPLICIT_LE, Request, Response};
 use super::events::DeliverEvent;
@@ -115,10 +116,11 @@ impl EventReporter {
 
     /// Runs until `shutdown` becomes true (or its sender is gone); what is not told stays in the table.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+        let mut waiting = WaitingAge::default();
         loop {
             let round = async {
                 let pause = self.round().await;
-                self.look().await;
+                self.look(&mut waiting).await;
                 tokio::time::sleep(pause).await;
             };
             tokio::select! {
@@ -181,11 +183,11 @@ impl EventReporter {
         kept.map_err(|error| self.journal.record(&DeliverEvent::OutboxFailing { error })).is_ok()
     }
 
-    async fn look(&self) {
+    async fn look(&self, waiting: &mut WaitingAge) {
         let now = (self.clock)();
         let since = WallTime(now.0.saturating_sub(GIVEN_UP_SHOWN_MS));
         let Ok(stats) = blocking(&self.store, move |store| store.commitment_stats(since)).await else { return };
-        let age_s = stats.oldest_waiting_at.map_or(0, |at| u64::try_from(now.0.saturating_sub(at.0) / 1000).unwrap_or(0));
+        let age_s = waiting.seconds(stats.oldest_waiting_at, now, tokio::time::Instant::now()).unwrap_or(0);
         let late = stats.n_waiting > 0 && age_s > self.options.undelivered_s_max;
         let undelivered = late || stats.n_given_up > 0;
         let detail = undelivered.then(|| {

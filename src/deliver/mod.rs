@@ -1,6 +1,7 @@
 //! Deliver: what leaves the box. Verdicts and notices in -> JSON, signed webhook calls and DICOM stores out, retried from the durable outbox;
 //! questions to a PACS; storage commitments in -> their reports out.
 
+mod age;
 mod association;
 mod dimse_scu;
 mod event_report;

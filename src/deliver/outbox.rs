@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::age::WaitingAge;
 use super::events::DeliverEvent;
 use super::webhook::{DeliveryError, Webhook};
 use crate::domain::WallTime;
@@ -300,11 +301,11 @@ struct Watcher {
 
 impl Watcher {
     async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let mut was_bad = false;
+        let (mut was_bad, mut waiting) = (false, WaitingAge::default());
         let mut orphans: Vec<String> = Vec::new();
         loop {
             let mut bad = false;
-            match self.look().await {
+            match self.look(&mut waiting).await {
                 Ok(health) => {
                     bad = health.undelivered;
                     if bad && !was_bad {
@@ -338,10 +339,9 @@ impl Watcher {
         });
     }
 
-    async fn look(&self) -> Result<DeliveryHealth, String> {
+    async fn look(&self, waiting: &mut WaitingAge) -> Result<DeliveryHealth, String> {
         let stats = blocking(&self.store, |store| store.outbox_stats()).await?;
-        let now = (self.clock)();
-        let oldest_s = stats.oldest_waiting_at.map(|at| u64::try_from(now.0.saturating_sub(at.0) / 1000).unwrap_or(0));
+        let oldest_s = waiting.seconds(stats.oldest_waiting_at, (self.clock)(), tokio::time::Instant::now());
         let undelivered = oldest_s.is_some_and(|age| age > self.undelivered_s_max);
         let detail = undelivered.then(|| {
             let cause = stats.last_error.as_deref().map(|error| format!(" Last error: {error}.")).unwrap_or_default();

@@ -29,14 +29,16 @@ pub enum DeviceCondition {
     LampFailing,
     /// An NPU is to be used and is not; studies are read by the processor.
     NpuLost,
-    /// A certificate of a TLS listener ends within 30 days.
+    /// A certificate of a TLS listener ends within 30 days, or that of the page cannot serve.
     CertificateExpiring,
     /// Certificate files were replaced and the new ones cannot be used; the ones before still serve.
     CertificateNotLoaded,
-    /// A TLS listener has no certificate that others can accept: none was loaded, or its time is over or has not begun.
+    /// The DICOM TLS listener has no certificate that peers can accept: none was loaded, or its time is over or has not begun.
     CertificateUnusable,
     /// Missing series cannot be fetched: the PACS does not answer, or does not send to this box.
     PacsUnreachable,
+    /// The box's clock may be wrong: it has not been synchronised for a week, or says a time that cannot be.
+    ClockDoubtful,
 }
 
 impl DeviceCondition {
@@ -61,6 +63,7 @@ impl DeviceCondition {
             Self::CertificateNotLoaded => "certificate-not-loaded",
             Self::CertificateUnusable => "certificate-unusable",
             Self::PacsUnreachable => "pacs-unreachable",
+            Self::ClockDoubtful => "clock-doubtful",
         }
     }
 
@@ -78,7 +81,9 @@ impl DeviceCondition {
                 "The answer of a storage commitment could not be told: check call of the requester in [[dicom.peer]], and the network."
             }
             Self::ModelUnusable => "The model failed its self-test: reinstall the model package.",
-            Self::InferenceStuck => "The study in work stands still or ran past its budget: the service is restarted unless it moves again.",
+            Self::InferenceStuck => {
+                "The study in work stands still or ran past its budget: the service is restarted unless it moves again."
+            }
             Self::ProbeSilent => "A health probe has stopped answering: restart the service.",
             Self::ReceiverDown => "The DICOM listener is down: check the address and port in the configuration.",
             Self::LampFailing => "The lamps cannot be driven: check the board profile.",
@@ -86,16 +91,19 @@ impl DeviceCondition {
                 "The NPU is not in use and the processor reads the studies: check its driver and libraries, or set infer.engine = \"cpu\"."
             }
             Self::CertificateExpiring => {
-                "A certificate of this box ends soon: put a new one into the files of dicom.tls or web.tls; no restart is needed."
+                "A certificate of this box ends soon, or that of the page cannot serve: put a new one into the files of dicom.tls or web.tls."
             }
             Self::CertificateNotLoaded => {
                 "The new certificate files cannot be used and the ones before still serve: correct the files of dicom.tls or web.tls."
             }
             Self::CertificateUnusable => {
-                "DICOM or the page has no valid certificate, so others cannot connect: correct the files of dicom.tls or web.tls, and check the box's clock."
+                "DICOM over TLS has no valid certificate, so peers cannot send: correct the files of dicom.tls, and check the box's clock."
             }
             Self::PacsUnreachable => {
                 "Missing series cannot be fetched: check [pacs], the network, and this box's entry in the PACS; studies are read as they come."
+            }
+            Self::ClockDoubtful => {
+                "The box's clock may be wrong, and with it dates in results and certificates: check that it reaches the time server."
             }
         }
     }

@@ -6,10 +6,12 @@
 //! | [`conditions`](mod@conditions) | the pure decision: readings + limits -> `DeviceCondition`s, with hysteresis |
 //! | [`probes`] | sysinfo on a thread of its own; a probe that hangs goes stale and is told |
 //! | [`progress`] | heartbeats of the pipeline's tasks: the watchdog is fed only while all of them move |
+//! | [`clock`] | whether the box's clock can be believed |
 //! | [`disk_probe`] | the disk's own check: writes, syncs, reads back, on a thread of its own |
 //! | [`report`] | the file that `scanside health` reads, and whether it may be believed |
 //! | [`notify`] | the thin edge to systemd: READY, STATUS, WATCHDOG |
 
+pub mod clock;
 pub mod conditions;
 pub mod disk_probe;
 pub mod notify;
@@ -39,6 +41,8 @@ pub enum HealthEvent {
     ProgressStalled(Stalled),
     /// All tasks move again.
     ProgressResumed,
+    /// The box's clock may be wrong: why.
+    ClockDoubted(clock::ClockDoubt),
     /// The disk's own check fails: why.
     DiskCheckFailed(String),
     /// systemd could not be told.
@@ -66,6 +70,7 @@ impl Event for HealthEvent {
             Self::ConditionCleared(_) => "ConditionCleared",
             Self::ProgressStalled(_) => "ProgressStalled",
             Self::ProgressResumed => "ProgressResumed",
+            Self::ClockDoubted(_) => "ClockDoubted",
             Self::DiskCheckFailed(_) => "DiskCheckFailed",
             Self::NotifyFailed(_) => "NotifyFailed",
         }
@@ -74,7 +79,7 @@ impl Event for HealthEvent {
     fn level(&self) -> Level {
         match self {
             Self::ConditionRaised(condition) if condition.is_fault() => Level::Error,
-            Self::ConditionRaised(_) | Self::NotifyFailed(_) => Level::Warn,
+            Self::ConditionRaised(_) | Self::ClockDoubted(_) | Self::NotifyFailed(_) => Level::Warn,
             Self::ConditionCleared(_) | Self::ProgressResumed => Level::Info,
             Self::ProgressStalled(_) | Self::DiskCheckFailed(_) => Level::Error,
         }
@@ -88,6 +93,7 @@ impl Event for HealthEvent {
                 format!("{name} has not moved for {age_ms} ms (limit {age_ms_max} ms); the watchdog is not fed until it does.")
             }
             Self::ProgressResumed => "All tasks move again.".to_owned(),
+            Self::ClockDoubted(doubt) => format!("The box's clock may be wrong: {doubt}."),
             Self::DiskCheckFailed(cause) => format!("The disk of the state folder fails its check: {cause}."),
             Self::NotifyFailed(cause) => format!("systemd could not be told: {cause}"),
         }

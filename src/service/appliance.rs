@@ -179,9 +179,8 @@ impl Service {
         let store: Arc<dyn Store> = Arc::new(spool.clone());
 
         let sink = Arc::new(GatedSink::new(spool.clone(), Arc::clone(&overloaded)));
-        let dicom_tls = dicom.tls.as_ref().map(|(_, keeper)| ("DICOM", Arc::clone(keeper)));
-        let certificates = dicom_tls.into_iter().chain(web.tls.clone().map(|keeper| ("the page", keeper))).collect();
-        let page_tls = web.tls.clone();
+        let dicom_tls = dicom.tls.as_ref().map(|(_, keeper)| Arc::clone(keeper));
+        let (page_tls, shown_tls) = (web.tls.clone(), web.tls.clone());
         let receiving = tokio::spawn(receive::serve(
             dicom,
             Arc::new(settings::receive(&config)),
@@ -207,7 +206,7 @@ impl Service {
                 move || speed::load(&state_dir)
             }),
             login: login(&config, &journal),
-            facts: Arc::new(move || facts::read(page_tls.as_ref())),
+            facts: Arc::new(move || facts::read(shown_tls.as_ref())),
             clock: wall_now,
         };
         let serving = tokio::spawn(web::serve(web, web_state, shutdown.clone()));
@@ -238,7 +237,8 @@ impl Service {
             delivery,
             commitments,
             npu,
-            certificates,
+            dicom_tls,
+            page_tls,
             vitals,
             n_associations: 0,
             is_working: false,

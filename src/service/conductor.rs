@@ -26,7 +26,7 @@ use crate::domain::{
 use crate::infer::NpuWatch;
 use crate::journal::Journal;
 use crate::receive::ReceiveNotice;
-use crate::secure::{TlsKeeper, TlsStanding};
+use crate::secure::TlsKeeper;
 use crate::signal::{SignalAction, SignalEvent, Signaller, StudySignal};
 use crate::spool::{Spool, Store};
 use crate::web::WebCommand;
@@ -76,8 +76,10 @@ pub(super) struct Conductor {
     pub(super) commitments: watch::Receiver<CommitmentHealth>,
     pub(super) npu: NpuWatch,
     /// Certificates of the TLS listener, if there is one.
-    /// The certificates of the listeners, by what they serve.
-    pub(super) certificates: Vec<(&'static str, Arc<TlsKeeper>)>,
+    /// The certificates for DICOM.
+    pub(super) dicom_tls: Option<Arc<TlsKeeper>>,
+    /// The certificate of the page.
+    pub(super) page_tls: Option<Arc<TlsKeeper>>,
     pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
@@ -303,7 +305,8 @@ impl Conductor {
                 }
                 SignalAction::AcknowledgementKept { study_instance_uid, by, at } => {
                     // The page's acknowledgement is already durable; the button's is made so here.
-                    if by_button && let Err(error) = on_disk(&self.lamp, || self.spool.acknowledge(&study_instance_uid, &by, at)) {
+                    if by_button && let Err(error) = on_disk(&self.lamp, || self.spool.acknowledge(&study_instance_uid, &by, at))
+                    {
                         self.journal.record(&super::events::ServiceReport::AcknowledgementNotKept { error: error.to_string() });
                     }
                     self.teller.studies_changed();
@@ -372,16 +375,18 @@ impl Conductor {
 
     /// Takes up new certificate files, and says what of them needs somebody.
     fn look_at_certificates(&mut self) {
-        let looked: Vec<_> =
-            on_disk(&self.lamp, || self.certificates.iter().map(|(serves, keeper)| (*serves, keeper.look())).collect());
-        // Two listeners may share a file: what is the same is said once, of the first.
-        let first = |of: fn(&TlsStanding) -> Option<&String>| {
-            looked.iter().find_map(|(serves, standing)| of(standing).map(|text| format!("for {serves}: {text}")))
-        };
+        let [dicom, page] = [&self.dicom_tls, &self.page_tls].map(|keeper| {
+            let standing = keeper.as_ref().map(|keeper| on_disk(&self.lamp, || keeper.look()));
+            standing.unwrap_or_default()
+        });
+        let of = |serves: &'static str| move |text| format!("for {serves}: {text}");
+        let (of_dicom, of_page) = (of("DICOM"), of("the page"));
+        // Studies come and go without the page: whatever its certificate is worth, the box can be relied on.
+        let ending = dicom.expiring.map(of_dicom).or(page.unusable.or(page.expiring).map(of_page));
         let details = [
-            (DeviceCondition::CertificateUnusable, first(|standing| standing.unusable.as_ref())),
-            (DeviceCondition::CertificateExpiring, first(|standing| standing.expiring.as_ref())),
-            (DeviceCondition::CertificateNotLoaded, first(|standing| standing.not_loaded.as_ref())),
+            (DeviceCondition::CertificateUnusable, dicom.unusable.map(of_dicom)),
+            (DeviceCondition::CertificateExpiring, ending),
+            (DeviceCondition::CertificateNotLoaded, dicom.not_loaded.map(of_dicom).or(page.not_loaded.map(of_page))),
         ];
         for (condition, text) in details {
             self.set_condition(condition, text.is_some());

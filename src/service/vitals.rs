@@ -10,7 +10,7 @@ use crate::board::profile::BoardLimits;
 use crate::domain::{DeviceCondition, Doing, Monotonic, WorkSteps};
 use crate::health::progress::CounterWatch;
 use crate::health::{
-    DiskProbe, DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled,
+    DiskProbe, DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled, clock,
     conditions, disk_probe,
 };
 use crate::journal::Journal;
@@ -141,6 +141,7 @@ impl Vitals {
     /// Looks at everything; returns the conditions when they changed. To be called about once a second.
     pub(super) fn look(&mut self, spool: &Spool, lamp: &LampView) -> Option<Vec<DeviceCondition>> {
         let now = monotonic_now();
+        self.read_clock(now);
         self.read_disk(now);
         self.read_spool(spool, now);
         if let Some(watch) = &mut self.lamp {
@@ -157,6 +158,16 @@ impl Vitals {
         }
         self.conditions = after;
         Some(self.conditions.clone())
+    }
+
+    /// Whether the box's clock can be believed. The file that is looked at lies in memory.
+    fn read_clock(&mut self, now: Monotonic) {
+        let uptime_s = self.probes.probes().uptime_s.map_or(now.0 / 1000, |reading| reading.value);
+        let doubt = clock::doubt(wall_now(), clock::last_sync(Path::new(clock::TIMESYNC_DIR)), uptime_s);
+        if let Some(doubt) = doubt.filter(|_| !self.reported.contains(&DeviceCondition::ClockDoubtful)) {
+            self.journal.record(&HealthEvent::ClockDoubted(doubt));
+        }
+        self.report(DeviceCondition::ClockDoubtful, doubt.is_some());
     }
 
     /// The disk's own check; told once, when it begins to fail.
@@ -240,7 +251,7 @@ impl Vitals {
 
     /// Notices that wait, and since when, s.
     pub(super) fn outbox_waiting(&self) -> (u64, Option<u64>) {
-        let age = |at: crate::domain::WallTime| u64::try_from((wall_now().0 - at.0) / 1000).unwrap_or(0);
+        let age = |at: crate::domain::WallTime| u64::try_from(wall_now().0.saturating_sub(at.0) / 1000).unwrap_or(0);
         (self.outbox.n_waiting, self.outbox.oldest_waiting_at.map(age))
     }
 }

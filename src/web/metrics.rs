@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const LAMPS: [Lamp; 8] =
     [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
 const DEVICE_STATES: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Degraded, DeviceState::Fault];
-const CONDITIONS: [DeviceCondition; 17] = [
+const CONDITIONS: [DeviceCondition; 18] = [
     DeviceCondition::DiskNearlyFull,
     DeviceCondition::DiskFull,
     DeviceCondition::StorageFailing,
@@ -32,6 +32,7 @@ const CONDITIONS: [DeviceCondition; 17] = [
     DeviceCondition::CertificateNotLoaded,
     DeviceCondition::CertificateUnusable,
     DeviceCondition::PacsUnreachable,
+    DeviceCondition::ClockDoubtful,
 ];
 const STAGES: [Stage; 5] = [Stage::Receiving, Stage::Fetching, Stage::Waiting, Stage::Preparing, Stage::Inferring];
 

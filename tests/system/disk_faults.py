@@ -2,6 +2,8 @@
 """A disk that is full, read-only or failing: each C-STORE is answered 0xA700 within a second, nothing half-written stays, the page works and
 names the cause, and when the disk is well again the next image is taken, without a restart wherever the disk itself allows that.
 
+An idle box on a disk that begins to fail, or stops to answer, shows fault without anybody sending anything.
+
 Full and read-only are real (an ext4 image of `disks.py`; read-only by ext4's own error handling, so that the file system has to be mounted
 anew). I/O errors come from `strace --inject` on the running service: one kind of call after the other fails, the product is untouched.
 """
@@ -15,7 +17,7 @@ import urllib.error
 import urllib.request
 
 from appliance import Appliance
-from disks import LoopDisk, Mounted, available, run
+from disks import LoopDisk, Mounted, VolatileDisk, available, run
 from wire import Association, Instance, new_uid
 
 EXTRA = "[spool]\nmib_max = 256\nfree_mib_min = 16\n[assemble]\nsettle_s = 1\nquiet_s = 1\n"
@@ -27,8 +29,8 @@ RNG = random.Random(11)
 class Site:
     """The box with its state on a disk of its own, and a scanner that tries."""
 
-    def __init__(self, options="commit=300,noatime"):
-        self.disk = LoopDisk(128)
+    def __init__(self, options="commit=300,noatime", disk=LoopDisk):
+        self.disk = disk(128)
         self.box = Appliance(extra=EXTRA, state=self.disk.at / "state")
         self.disk.mount.remount(options)
         self.box.start()
@@ -184,3 +186,56 @@ def test_a_disk_that_turns_read_only_refuses_in_time_and_serves_after_it_is_moun
         return f"slowest refusal {slowest * 1000:.0f} ms"
     finally:
         site.close()
+
+
+def idle_box_on_a_disk_that(how, within_s):
+    """Nobody sends anything from the moment on at which the disk does `how`."""
+    why = available(volatile=True)
+    if why:
+        return f"SKIP {why}"
+    site = Site(disk=VolatileDisk)
+    try:
+        assert site.store()[0] == 0
+        end = time.time() + 30
+        while site.box.get("/api/v1/status")["lamp"] != "ready" and time.time() < end:
+            time.sleep(0.2)
+        before = site.box.get("/api/v1/status")
+        codes = [cause["code"] for cause in before["causes"]]
+        assert not {"storage-failing", "disk-full"} & set(codes), f"before the disk failed: {codes}"
+        site.disk.fail(how)
+        begin, end = time.time(), time.time() + within_s * crowd()
+        while "storage-failing" not in codes and time.time() < end:
+            time.sleep(0.5)
+            status = site.box.get("/api/v1/status")
+            codes = [cause["code"] for cause in status["causes"]]
+        took = time.time() - begin
+        assert "storage-failing" in codes, f"after {took:.0f} s the page names {codes}"
+        time.sleep(1)
+        lamp = site.box.get("/api/v1/status")["lamp"]
+        assert lamp == "fault", f"the lamp shows {lamp}"
+        mounts = [line.split() for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+        options = next(words[3] for words in mounts if words[1] == str(site.disk.at))
+        note = f"fault after {took:.0f} s; /proc/mounts says {options.split(',')[0]}"
+        if how == "hang":
+            site.disk.fail("well")
+            end = time.time() + 60 * crowd()
+            while "storage-failing" in codes and time.time() < end:
+                time.sleep(0.5)
+                codes = [cause["code"] for cause in site.box.get("/api/v1/status")["causes"]]
+            assert "storage-failing" not in codes, "the disk answers again and the page still names it"
+            site.serves_again("a disk that hung")
+            note += "; over when it answered again"
+        return note
+    finally:
+        site.disk.fail("eio")
+        site.close()
+
+
+def test_an_idle_box_on_a_disk_that_begins_to_fail_shows_fault_without_anybody_sending():
+    # The check comes every 30 s.
+    return idle_box_on_a_disk_that("eio", 45)
+
+
+def test_an_idle_box_on_a_disk_that_stops_to_answer_shows_fault_until_it_answers():
+    # The check comes every 30 s and gives the disk 30 s.
+    return idle_box_on_a_disk_that("hang", 75)

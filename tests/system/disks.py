@@ -4,7 +4,8 @@
 `VolatileDisk`: the backing file is served by a small FUSE server in a process of its own (`python disks.py --serve`, the raw protocol of
 /dev/fuse) which keeps each write in memory until a flush reaches it, as a drive with a volatile write cache does: the file system's
 barrier becomes the loop driver's FLUSH, that an fsync of the backing file, that FUSE_FSYNC here. At the cut it keeps none of the
-unflushed 512-byte sectors, or a random half of them.
+unflushed 512-byte sectors, or a random half of them. It can also begin to fail: every read, write and flush ends with EIO, or none is
+answered.
 
 Both mount with commit=300: the file system's own timer must not save what the program forgot to sync. Needs root, loop devices, /dev/fuse.
 """
@@ -176,6 +177,10 @@ class VolatileDisk(LoopDisk):
         pending, kept = self._ask(f"photograph {mode} {rng.getrandbits(32)} {to}")
         return pending, kept
 
+    def fail(self, how):
+        """`eio`: every read, write and flush fails from now on; `hang`: none is answered; `well`: it works again."""
+        self._ask(f"fail {how}")
+
     def flushes(self):
         """Flushes that have reached the drive."""
         return self._ask("flushes")[0]
@@ -199,6 +204,7 @@ class Drive:
 
     def __init__(self, n_bytes, folder):
         self.n_bytes, self.lock, self.pending, self.n_flushes = n_bytes, threading.Lock(), [], 0
+        self.state = "well"
         self.now, self.durable = (open(os.path.join(folder, name), "w+b", buffering=0) for name in ("now", "durable"))
         self.durable_path = os.path.join(folder, "durable")
         for file in (self.now, self.durable):
@@ -238,7 +244,7 @@ class Drive:
 # The kernel's FUSE protocol, version 7.31 (include/uapi/linux/fuse.h): opcode numbers and the structs' layouts.
 LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, ACCESS, INTERRUPT, DESTROY, BATCH_FORGET = (
     1, 2, 3, 4, 14, 15, 16, 17, 18, 20, 25, 26, 27, 28, 29, 34, 36, 38, 42)
-ENOENT, ENOSYS = 2, 38
+ENOENT, EIO, ENOSYS = 2, 5, 38
 IN_HEADER, OUT_HEADER = struct.Struct("<IIQQIIII"), struct.Struct("<IiQ")
 WRITE_MAX = 1 << 20
 FOPEN_DIRECT_IO, BIG_WRITES, MAX_PAGES = 1, 1 << 5, 1 << 22
@@ -252,6 +258,11 @@ def attributes(node, n_bytes):
 
 def answer(drive, opcode, node, body):
     """The reply to one request: bytes, or a negative error number, or `None` where the kernel wants none."""
+    if opcode in (READ, WRITE, FSYNC):
+        while drive.state == "hang":
+            time.sleep(0.1)
+        if drive.state == "eio":
+            return -EIO
     timeless = struct.pack("<QII", 3600, 0, 0)
     if opcode == INIT:
         _, minor, readahead, _ = struct.unpack_from("<IIII", body)
@@ -300,6 +311,10 @@ def serve(at, n_bytes, folder):
                     print("ok", *drive.photograph(mode, int(seed), to), flush=True)
                 case ["flushes"]:
                     print("ok", drive.n_flushes, flush=True)
+                case ["fail", how]:
+                    drive.state = how
+                    print("ok", flush=True)
+        drive.state = "eio" if drive.state == "hang" else drive.state  # the asker is gone: nothing may wait for ever
 
     threading.Thread(target=control, daemon=True).start()
     while True:

@@ -228,7 +228,7 @@ def test_lamp_shows_fault_when_inference_stands_still_and_recovers():
         assert took < LIMIT_S and fault, took
         assert "inference-stuck" in str(status), status
         done = appliance.wait_for_verdicts(2)
-        wait(lambda: "inference-stuck" not in str(appliance.get("/api/v1/status")["conditions"]), 10, "the condition is over")
+        wait(lambda: "inference-stuck" not in str(appliance.get("/api/v1/status")["causes"]), 10, "the condition is over")
         assert "study in work" in appliance.log_text(), "the journal names it"
         return f"no green {took * 1000:.0f} ms after the threads stood still; {len(done)} verdicts after they went on"
 
@@ -239,7 +239,7 @@ def test_lamp_keeper_that_dies_is_a_warning_and_the_service_finds_the_next_one()
         lamps.process.wait()
         lamps.leave()
         assert lamps.lights() == (False, False, False)
-        failing = lambda: "lamp-failing" in str(appliance.get("/api/v1/status")["conditions"])  # noqa: E731
+        failing = lambda: "lamp-failing" in str(appliance.get("/api/v1/status")["causes"])  # noqa: E731
         wait(failing, 10, "the page says that the lamp fails")
         lamps.start()
         wait(lamps.green, 10, "green")

@@ -3,12 +3,14 @@
 
     tests/system/pi_lamps.py --binary SCANSIDE [--machine raspi3b|raspi4b] [--cache DIR] [--keep]
 
-SCANSIDE is the program for aarch64, built with --features rppal (.ci/cross). Debian's stock kernel and device tree boot on
-`qemu-system-aarch64 -M raspi3b`, then on `-M raspi4b` (QEMU 9 and later; older: skipped), each once, from an initrd with busybox, the
-program and its libraries, which is built here from Debian's packages (downloaded into --cache; needs apt, dpkg-deb, dtc). In one boot:
+SCANSIDE is the program for aarch64, built with --features rppal (.ci/cross); a scanside-keeper beside it is used to leave the board.
+Debian's stock kernel and device tree boot on `qemu-system-aarch64 -M raspi3b`, then on `-M raspi4b` (QEMU 9 and later; older: skipped),
+each once, from an initrd with busybox, the program and its libraries, which is built here from Debian's packages (downloaded into
+--cache; needs apt, dpkg-deb, dtc). In one boot:
 
-1. gpiochip and rppal: `scanside board test`; then a green lamp whose program is killed with -9.
-2. leds-gpio is loaded: the pins are LEDs of the kernel from here on, by board/rpi-lamps.dtso. led-class the same way; then it is left.
+1. gpiochip and rppal: `scanside board show`, `board test`; then a green lamp whose program is killed with -9; then the board is left.
+2. leds-gpio is loaded: the pins are LEDs of the kernel from here on, by board/rpi-lamps.dtso. led-class the same way; then the bytes that
+   it writes when it leaves a board are written by hand.
 3. the kernel panics.
 
 What the pins do is read from outside the guest: edges by qtest (irq_intercept_out of the GPIO block), levels and directions from its
@@ -17,10 +19,12 @@ the test yellow is lit by a low pin (gpiochip, rppal), so that polarity is seen,
 """
 import argparse
 import json
+import os
 import pathlib
 import re
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,17 +47,21 @@ RED, YELLOW, GREEN, BUTTON = 17, 27, 22, 23
 GPSET0, GPCLR0, GPLEV0 = 0x1C, 0x28, 0x34
 # Lights that are shorter than this are the moment between two writes of one frame, ms; the shortest that is meant takes 160.
 GLIMPSE_MS = 60
-# `board test` shows each lamp for 4 s: ready, working, degraded, indeterminate, suspicious, fault, critical; R, Y, G, D (yellow and
-# green), dots for dark. A lamp may be seen for a moment of its next turn.
-ALL_LAMPS = re.compile(r"\.?G\.G\.G?DY\.Y\.Y\.Y\.Y(RY){4}(R\.){8}(R\.)?")
+# `board show` shows each lamp for 4 s: ready, working, degraded, indeterminate, suspicious, fault, critical; R, Y, G, D (yellow and
+# green), dots for dark. A lamp may be seen for a moment of its next turn. A host that stands still for longer than one of the
+# two dips (160 ms) or one flash of critical (250 ms) takes it away: frames that come too late are skipped, as on a real box.
+ALL_LAMPS = re.compile(r"\.?G\.G\.G?DY(\.Y){2,4}(RY){4}(R\.){6,9}")
+# On a host with more work than processors whole flashes are skipped, then order and polarity are what is left to see.
+ORDER = re.compile(r"\.?(G\.?)+D(Y\.?)+(RY)+(R\.?)+")
 
 INIT = r"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
 echo 1 > /proc/sys/kernel/sysrq
-board() { scanside board "$@" --profiles-dir /boards 2>&1; }
+# Through a pipe: on a terminal the line would be drawn anew with each frame.
+board() { { scanside board "$@" --profiles-dir /boards < /dev/null; echo "=== RC $3 $?"; } 2>&1 | cat; }
 killed() {
-    board show --profile $1 --lamp ready --seconds 60 > /dev/null & sleep 5
+    scanside board show --profile $1 --profiles-dir /boards --lamp ready --seconds 60 > /dev/null 2>&1 & sleep 5
     echo "=== LIT $1"; sleep 2
     kill -9 $(pidof scanside); sleep 1
     echo "=== KILLED $1"; sleep 2
@@ -63,11 +71,12 @@ for driver in gpiochip rppal led-class; do
     if [ $driver = led-class ]; then
         for module in $(cat /modules/order); do insmod /modules/$module || echo "=== NO $module"; done
     fi
-    echo "=== CASE $driver"; board test --profile $driver; echo "=== RC $driver $?"; sleep 1
+    echo "=== CASE $driver"; board show --profile $driver; sleep 1
+    echo "=== SHOWN $driver"; board test --profile $driver; sleep 1
     killed $driver
-    # Takes the pins back and leaves them as the program leaves a board.
-    board show --profile $driver --lamp ready --seconds 1 > /dev/null; sleep 1
-    echo "=== LEFT $driver"; sleep 4
+    if [ -x /bin/scanside-keeper ]; then scanside-keeper --profile $driver --profiles-dir /boards --leave
+    else board show --profile $driver --lamp ready --seconds 1 > /dev/null; fi
+    echo "=== LEFT $driver"; sleep 5
     echo "=== END $driver"
 done
 echo "=== PATTERN"
@@ -196,8 +205,10 @@ class Parts:
             (root / name).mkdir(parents=True)
         shutil.copy(next(self.tree.glob("bin/busybox")), root / "bin")
         shutil.copy(binary, root / "bin/scanside")
-        (root / "bin/scanside").chmod(0o755)
-        needed = run("readelf", "-d", "-l", binary).decode()
+        keeper = pathlib.Path(binary).with_name("scanside-keeper")
+        if keeper.exists():
+            shutil.copy(keeper, root / "bin/scanside-keeper")
+        needed = run("readelf", "-d", binary).decode()
         for name in {*re.findall(r"NEEDED.*\[(.*)\]", needed), "ld-linux-aarch64.so.1"}:
             shutil.copy(self.library(name), root / "lib" / name)
         names = []
@@ -310,16 +321,26 @@ class Pi:
     def press(self, down):
         self.tell(f"writel {self.gpio + (GPCLR0 if down else GPSET0):#x} {1 << BUTTON:#x}")
 
+    def learn(self, pin):
+        """Makes the first edge of a pin visible that was high before it became an output: the model told nobody, so qtest takes it for low.
+        A flash of a millisecond, at a moment at which the pin is high and nobody changes it."""
+        for register in (GPCLR0, GPSET0):
+            self.tell(f"writel {self.gpio + register:#x} {1 << pin:#x}")
+
     def printed(self):
         return "".join(file.read_text(errors="replace") for file in self.printed_file if file.exists()).replace("\r", "")
 
     def wait_for(self, text, seconds):
-        end = time.time() + seconds
+        end = time.time() + seconds * crowd()
         while text not in self.printed():
             if time.time() > end or self.process.poll() is not None:
                 raise AssertionError(f"no {text!r} within {seconds} s; the end of what it printed:\n{self.printed()[-1500:]}")
             time.sleep(0.05)
         return time.time()
+
+    def rises(self, pin, since, until):
+        with self.news:
+            return [when for when, which, high in self.events if which == pin and high and since < when < until]
 
     def letters(self, since, until, inverted):
         """What the lamps showed, and for how long each, ms; all dark at `since`."""
@@ -344,88 +365,104 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+def crowd():
+    """How much more work than processors the host has."""
+    return max(1.0, os.getloadavg()[0] / os.cpu_count())
+
+
 def rate_hz(spans, letter):
-    """The rate of the last stretch of flashes that ends with `letter`: mean over whole periods."""
-    flashes = [idx for idx, span in enumerate(spans) if span[0] == letter][-7:-1]
-    times = [sum(length for _, length in spans[:idx]) for idx in flashes]
-    return 1000 * (len(times) - 1) / (times[-1] - times[0])
+    """The rate of the last stretch of flashes of `letter`: by the median of its periods."""
+    starts = [sum(length for _, length in spans[:idx]) for idx, span in enumerate(spans) if span[0] == letter][-7:]
+    return 1000 / statistics.median(later - sooner for sooner, later in zip(starts, starts[1:]))
 
 
-def check_driver(pi, driver):
-    inverted = driver != "led-class"
+def check_lamps(pi, driver):
     start = pi.wait_for(f"=== CASE {driver}", 120)
-    end = time.time() + 90
+    while driver != "led-class" and not pi.rises(GREEN, start, time.time()):
+        assert time.time() < start + 20 * crowd(), f"{driver}: green does not burn; it printed {pi.printed()[-600:]}"
+        time.sleep(0.05)
+    if driver != "led-class":
+        pi.learn(YELLOW)
+    end = pi.wait_for(f"=== SHOWN {driver}", 120)
+    shown, spans = pi.letters(start, end, inverted=driver != "led-class")
+    lengths = " ".join(f"{letter}{length:.0f}" for letter, length in spans)
+    wanted = ALL_LAMPS if crowd() < 2 else ORDER
+    assert wanted.fullmatch(shown), f"{driver}: the pins showed {lengths}; it printed {pi.printed()[-600:]}"
+    rate = rate_hz(spans, "R")
+    assert 1.8 < rate < 2.2 or crowd() >= 2, f"{driver}: critical at {rate:.2f} Hz"
+    doubt = "" if crowd() < 2 else f" (host overloaded {crowd():.0f} times: flashes and rates may be off)"
+    print(f"  {driver}: 7 lamps in order and polarity ({shown}), critical at {rate:.2f} Hz{doubt}", flush=True)
+
+
+def check_button(pi, driver):
+    end = time.time() + 90 * crowd()
     while pi.printed().count("Press the button") <= pi.presses:
-        assert f"=== RC {driver}" not in pi.printed() and time.time() < end, pi.printed()[-1500:]
+        assert f"=== RC {driver}" not in pi.printed().split(f"=== SHOWN {driver}")[1] and time.time() < end, pi.printed()[-1500:]
         time.sleep(0.05)
     pi.presses += 1
-    shown, spans = pi.letters(start, time.time(), inverted)
     time.sleep(0.5)
     pi.press(True)
-    time.sleep(0.5)
+    end = time.time() + 2 * crowd()
+    while time.time() < end and not re.search("button: pressed", pi.printed().split(f"=== SHOWN {driver}")[1], re.IGNORECASE):
+        time.sleep(0.1)
     pi.press(False)
-    pi.wait_for(f"=== RC {driver}", 30)
-    printed = pi.printed().split(f"=== CASE {driver}")[1]
+    pi.wait_for(f"=== LIT {driver}", 60)
+    printed = pi.printed().split(f"=== SHOWN {driver}")[1]
+    assert re.search("button: pressed", printed, re.IGNORECASE), printed
     status = re.search(rf"=== RC {driver} (\d+)", printed)[1]
-    assert "Button: pressed." in printed, printed
     # The one thing that an overloaded host may do to an emulated Pi.
-    assert status == "0" or "draws unevenly" in printed, printed
-    assert ALL_LAMPS.match(shown), f"{driver}: the pins showed {shown}"
-    rate = rate_hz(spans, "R")
-    assert 1.8 < rate < 2.2, f"{driver}: critical at {rate:.2f} Hz"
+    assert status == "0" or "unevenly" in printed, printed
     frames = re.search(r"Frames: .*", printed)
-    print(f"  {driver}: 7 lamps in order and polarity ({shown}), critical {rate:.2f} Hz, button pressed")
-    print(f"    {frames[0] if frames else 'no figures'}")
+    print(f"    button pressed; {frames[0] if frames else 'no figures'}", flush=True)
 
-    pi.wait_for(f"=== LIT {driver}", 30)
+
+def check_death(pi, driver):
+    pi.wait_for(f"=== LIT {driver}", 40)
     time.sleep(0.5)
-    assert pi.level(GREEN) == 1 and pi.is_output(GREEN), "the green lamp is not lit"
+    assert pi.level(GREEN) == 1 and pi.is_output(GREEN), f"{driver}: the green lamp is not lit"
     pi.wait_for(f"=== KILLED {driver}", 30)
     time.sleep(0.5)
     # As the drivers' headers say: Debian's kernel makes a released line an input; the others keep their level.
     kept = pi.is_output(GREEN) and pi.level(GREEN) == 1
     assert kept == (driver != "gpiochip"), f"{driver}: after kill -9 green {'is' if kept else 'is not'} still lit"
-    print(f"    after kill -9: green {'still lit' if kept else 'no longer driven'}")
-
     left = pi.wait_for(f"=== LEFT {driver}", 30)
-    pi.wait_for(f"=== END {driver}", 30)
-    with pi.news:
-        later = [event for event in pi.events if left + 0.3 < event[0] < left + 3.5 and event[1] in (RED, YELLOW, GREEN)]
+    time.sleep(0.3)
     assert not (pi.is_output(GREEN) and pi.level(GREEN)), f"{driver}: a board that was left is green"
-    drawn = [(pin, high) for _, pin, high in later]
-    assert not drawn or driver == "led-class", drawn
-    print(f"    after its end: {'the kernel draws, ' + str(len(drawn)) + ' edges in 3.2 s' if drawn else 'dark'}")
+    end = pi.wait_for(f"=== END {driver}", 30)
+    reds, yellows = pi.rises(RED, left, end), pi.rises(YELLOW, left, end)
+    drawn = len(reds) >= 3 and len(yellows) >= 3
+    assert drawn or not reds + yellows, f"{driver}: after it was left red rose {len(reds)} times, yellow {len(yellows)}"
+    assert drawn or driver != "led-class" or not pi.has_keeper, "the kernel draws no fault"
+    print(f"    after kill -9 green is {'still lit' if kept else 'not driven any more'}; left, the board is "
+          f"{f'a fault that the kernel draws at {rate_of(reds):.2f} Hz' if drawn else 'dark'}", flush=True)
+
+
+def rate_of(times):
+    return (len(times) - 1) / (times[-1] - times[0])
 
 
 def check_pattern(pi):
     """The bytes that the driver writes when it leaves a board, on a real kernel."""
     start = pi.wait_for("=== PATTERN", 30) + 0.3
-    pi.wait_for("=== END pattern", 30)
-    with pi.news:
-        edges = [event for event in pi.events if start < event[0] < start + 4 and event[1] in (RED, YELLOW)]
-    reds = [when for when, pin, high in edges if pin == RED and high]
-    yellows = [when for when, pin, high in edges if pin == YELLOW and high]
-    assert len(reds) >= 3 and len(yellows) >= 3, edges
-    rate = (len(reds) - 1) / (reds[-1] - reds[0])
+    end = pi.wait_for("=== END pattern", 30)
+    reds, yellows = pi.rises(RED, start, end), pi.rises(YELLOW, start, end)
+    assert len(reds) >= 3 and len(yellows) >= 3, (reds, yellows)
     gap = min(yellow for yellow in yellows if yellow > reds[0]) - reds[0]
-    assert 0.9 < rate < 1.1 and 0.4 < gap < 0.6, (rate, gap)
-    print(f"  trigger pattern: red at {rate:.2f} Hz, yellow {gap * 1000:.0f} ms after red")
+    assert 0.9 < rate_of(reds) < 1.1 and 0.4 < gap < 0.6 or crowd() >= 2, (rate_of(reds), gap)
+    print(f"  trigger pattern: red at {rate_of(reds):.2f} Hz, yellow {gap * 1000:.0f} ms after red", flush=True)
 
 
 def check_panic(pi):
     start = pi.wait_for("=== PANIC", 30) + 1
-    end = start + 60
+    end = start + 60 * crowd()
     while time.time() < end:
-        with pi.news:
-            seen = {pin: sum(event[1] == pin and event[0] > start for event in pi.events) for pin in (RED, YELLOW, GREEN)}
-        if min(seen.values()) >= 10:
-            with pi.news:
-                times = [when for when, pin, _ in pi.events if pin == GREEN and when > start]
-            print(f"  kernel panic: all three lamps blink at {(len(times) - 1) / 2 / (times[-1] - times[0]):.1f} Hz, "
-                  f"first edge {times[0] - start:.1f} s after the crash")
+        rises = [pi.rises(pin, start, time.time()) for pin in (RED, YELLOW, GREEN)]
+        if min(map(len, rises)) >= 10:
+            first_s = rises[2][0] - start
+            print(f"  kernel panic: all three lamps blink at {rate_of(rises[2]):.1f} Hz, first {first_s:.1f} s after the crash", flush=True)
             return
         time.sleep(0.2)
-    raise AssertionError(f"after a panic the lamps did not blink: {seen}")
+    raise AssertionError(f"after a panic the lamps rose {[len(times) for times in rises]} times")
 
 
 def check_machine(machine, parts, binary, keep):
@@ -439,8 +476,10 @@ def check_machine(machine, parts, binary, keep):
         print(f"{machine}: {re.search('=== BOOTED (.*)', pi.printed())[1]} up after {booted:.0f} s, "
               f"{cpu_seconds(pi.process.pid):.0f} CPU s", flush=True)
         pi.presses = 0
+        pi.has_keeper = pathlib.Path(binary).with_name("scanside-keeper").exists()
         for driver in ("gpiochip", "rppal", "led-class"):
-            check_driver(pi, driver)
+            for check in (check_lamps, check_button, check_death):
+                check(pi, driver)
         check_pattern(pi)
         check_panic(pi)
         print(f"{machine}: all seen in {time.time() - pi.started:.0f} s, {cpu_seconds(pi.process.pid):.0f} CPU s", flush=True)

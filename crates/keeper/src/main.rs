@@ -87,7 +87,10 @@ fn profile(arguments: &Arguments) -> Result<BoardProfile, Refusal> {
         // With a profile of its own the keeper needs no configuration.
         (Err(_), Some(_)) if arguments.config.is_none() => BoardNames::default(),
         (Err(error), _) => {
-            let text = format!("which board this is cannot be read from {}: {error}; correct the file or name a --profile", config.display());
+            let text = format!(
+                "which board this is cannot be read from {}: {error}; correct the file or name a --profile",
+                config.display()
+            );
             return Err(Refusal::input(text));
         }
     };

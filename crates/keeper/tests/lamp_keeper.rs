@@ -270,7 +270,8 @@ fn a_broken_configuration_still_lights_the_lamp() {
     });
     let mut service = room.service();
     assert!(service.say_until(Lamp::Fault, || room.lights().red));
-    let unreadable = Command::new(env!("CARGO_BIN_EXE_scanside-keeper")).args(["--config", "/no/such/file"]).output().expect("runs");
+    let unreadable =
+        Command::new(env!("CARGO_BIN_EXE_scanside-keeper")).args(["--config", "/no/such/file"]).output().expect("runs");
     let text = String::from_utf8_lossy(&unreadable.stderr).into_owned();
     assert!(unreadable.status.code() == Some(2) && text.contains("/no/such/file") && text.contains("--profile"), "{text}");
 }
@@ -333,10 +334,7 @@ fn a_test_takes_the_lamp_and_gives_it_back_and_a_critical_finding_ends_it() {
     test.say(ToKeeper::TestLights(yellow)).expect("said");
     assert!(service.say_until(Lamp::Ready, || room.lights() == yellow));
     let mut second = Link::open(&room.socket(), Role::Test).expect("connects");
-    assert!(
-        holds_within(PATIENCE, || matches!(second.hear(), Ok(Some(FromKeeper::TestRefused)))),
-        "one test at a time"
-    );
+    assert!(holds_within(PATIENCE, || matches!(second.hear(), Ok(Some(FromKeeper::TestRefused)))), "one test at a time");
     test.say(ToKeeper::TestLights(yellow)).expect("said");
     assert!(service.say_until(Lamp::Critical, || room.lights().red));
     assert!(holds_within(PATIENCE, || matches!(test.hear(), Ok(Some(FromKeeper::TestOver(_))))));
@@ -387,7 +385,12 @@ impl Drop for Loop {
 }
 
 /// Lives until `what` holds; counts presses and keeps the rest of the notices.
-fn live_until(handle: &LampHandle, notices: &mut Receiver<BoardNotice>, seen: &mut Vec<BoardNotice>, what: impl Fn(&[BoardNotice]) -> bool) -> bool {
+fn live_until(
+    handle: &LampHandle,
+    notices: &mut Receiver<BoardNotice>,
+    seen: &mut Vec<BoardNotice>,
+    what: impl Fn(&[BoardNotice]) -> bool,
+) -> bool {
     holds_within(PATIENCE, || {
         handle.alive();
         while let Ok(notice) = notices.try_recv() {

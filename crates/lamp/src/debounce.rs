@@ -55,8 +55,8 @@ impl Debounce {
 mod tests {
     extern crate std;
     use super::*;
-    use std::vec::Vec;
     use proptest::prelude::*;
+    use std::vec::Vec;
 
     fn presses(samples: &[(bool, u64)], debounce_ms: u64) -> usize {
         let mut debounce = Debounce::new(debounce_ms);

@@ -197,7 +197,9 @@ impl Life {
             (LifeEvent::Goodbye, _) => Service::Stopped { heard_ms },
             (LifeEvent::Closed, Service::Stopped { .. }) => self.service,
             (LifeEvent::Closed, _) => Service::Lost { heard_ms },
-            (LifeEvent::Tick, Service::Live { .. }) if now_ms.saturating_sub(heard_ms) > DEAD_MAN_MS => Service::Silent { heard_ms },
+            (LifeEvent::Tick, Service::Live { .. }) if now_ms.saturating_sub(heard_ms) > DEAD_MAN_MS => {
+                Service::Silent { heard_ms }
+            }
             (LifeEvent::Tick, Service::Starting { since_ms, .. }) if now_ms.saturating_sub(since_ms) > START_MS_MAX => {
                 Service::Silent { heard_ms }
             }

@@ -61,7 +61,8 @@ fn a_connection_that_ends_without_a_goodbye_is_a_fault_at_once_and_stays_one_unt
 
 #[test]
 fn a_goodbye_is_dark_and_the_end_of_the_connection_after_it_changes_nothing() {
-    let (life, notes) = after(&[(said(Lamp::Ready), 0), (LifeEvent::Goodbye, 10), (LifeEvent::Closed, 11), (LifeEvent::Tick, 1_000_000)]);
+    let (life, notes) =
+        after(&[(said(Lamp::Ready), 0), (LifeEvent::Goodbye, 10), (LifeEvent::Closed, 11), (LifeEvent::Tick, 1_000_000)]);
     assert_eq!((life.lamp(), notes.last()), (Lamp::Dark, Some(&LifeNote::ServiceStopped)));
     let (life, _) = life.on(LifeEvent::Hello, 1_000_000);
     assert_eq!(life.lights(1_000_000), Lights::DARK, "no lamp test: the keeper did not start");
@@ -89,7 +90,8 @@ fn a_word_that_repeats_does_not_start_the_pattern_over() {
 
 #[test]
 fn a_test_shows_what_the_person_asks_and_ends_by_itself() {
-    let (mut life, notes) = after(&[(said(Lamp::Ready), 0), (LifeEvent::TestAsked, 100), (LifeEvent::TestLights(Lights::ALL), 120)]);
+    let (mut life, notes) =
+        after(&[(said(Lamp::Ready), 0), (LifeEvent::TestAsked, 100), (LifeEvent::TestLights(Lights::ALL), 120)]);
     assert_eq!((life.lights(150), notes.last()), (Lights::ALL, Some(&LifeNote::TestBegan)));
     let mut over = None;
     for now_ms in (140..200_000).step_by(20) {
@@ -107,7 +109,8 @@ fn a_test_shows_what_the_person_asks_and_ends_by_itself() {
 
 #[test]
 fn a_critical_finding_and_a_fault_end_a_test_at_once_and_refuse_one() {
-    for event in [said(Lamp::Critical), said(Lamp::Fault), LifeEvent::Said { lamp: Lamp::Ready, sound: false }, LifeEvent::Closed] {
+    for event in [said(Lamp::Critical), said(Lamp::Fault), LifeEvent::Said { lamp: Lamp::Ready, sound: false }, LifeEvent::Closed]
+    {
         let (life, _) = after(&[(said(Lamp::Ready), 0), (LifeEvent::TestAsked, 100), (LifeEvent::TestLamp(Lamp::Ready), 110)]);
         let (life, notes) = life.on(event, 120);
         assert!(notes.contains(&LifeNote::TestOver(TestEnd::Needed)), "{event:?} {notes:?}");

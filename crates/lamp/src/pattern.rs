@@ -106,8 +106,8 @@ mod tests {
     extern crate std;
     use super::*;
     use crate::{LAMPS, lamp_named, lamp_number, lamp_of_number};
-    use std::vec::Vec;
     use proptest::prelude::*;
+    use std::vec::Vec;
 
     const HOUR_MS: u64 = 3_600_000;
 
@@ -191,7 +191,8 @@ mod tests {
     fn the_lamps_that_call_somebody_differ_even_where_positions_cannot_be_told() {
         // One grey light seen across the room: how many flashes a minute, all lights together.
         let flashes = |lamp| {
-            let lit: Vec<bool> = (0..60_000).step_by(20).map(|t| lights_at(lamp, t)).map(|l| l.red || l.yellow || l.green).collect();
+            let lit: Vec<bool> =
+                (0..60_000).step_by(20).map(|t| lights_at(lamp, t)).map(|l| l.red || l.yellow || l.green).collect();
             lit.windows(2).filter(|pair| matches!(pair, [false, true])).count()
         };
         let rates = [Lamp::Ready, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Critical].map(flashes);

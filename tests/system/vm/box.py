@@ -3,14 +3,14 @@
 A `Box` is a running `Machine` with everything around it. The shell (TCP 2323) exists in test images only; cases use it to break things
 and to look, never to do what the product has its own way for.
 """
+import http.client
 import json
 import pathlib
 import socket
 import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 
 from lamps import Lamps
 from qemu import Deadline, Failed, Machine, wait_until
@@ -22,8 +22,8 @@ MARK = "__scanside_mark__"
 class Box:
     """A machine, its lamps and its interfaces. A `with` block."""
 
-    def __init__(self, machine: Machine, secure=False):
-        self.machine, self.secure = machine, secure
+    def __init__(self, machine: Machine, claim_code=None):
+        self.machine, self.claim_code, self.cookie = machine, claim_code, None
 
     def __enter__(self):
         self.machine.__enter__()
@@ -80,23 +80,39 @@ class Box:
 
     # -- the page's interface
 
-    def get(self, path, timeout_s=20, post=None):
-        """(HTTP status, parsed JSON)."""
-        scheme = "https" if self.secure else "http"
-        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.machine.port['web']}{path}", headers={"X-Scanside-Request": "1"})
-        if post is not None:
-            request.data = json.dumps(post).encode()
-            request.add_header("Content-Type", "application/json")
-        # The certificate is the box's own, made at its first boot: nobody outside vouches for it.
-        context = ssl._create_unverified_context() if self.secure else None
+    def ask(self, method, path, body=None, kind="application/json", timeout_s=20):
+        """(HTTP status, headers, body) of one request over TLS. The certificate is the box's own, made at its first boot: nobody vouches for it."""
+        link = http.client.HTTPSConnection("127.0.0.1", self.machine.port["web"], timeout=timeout_s, context=ssl._create_unverified_context())
+        headers = {"X-Scanside-Request": "1", "Content-Type": kind, **({"Cookie": self.cookie} if self.cookie else {})}
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            try:
-                return error.code, json.loads(error.read())
-            except ValueError:
-                return error.code, {}
+            link.request(method, path, body, headers)
+            answer = link.getresponse()
+            return answer.status, answer.headers, answer.read()
+        except http.client.HTTPException as error:
+            raise OSError(f"{method} {path}: {error!r}") from error
+        finally:
+            link.close()
+
+    def log_in(self):
+        """As a person does with the code from the console."""
+        status, headers, body = self.ask("POST", "/login", urllib.parse.urlencode({"code": self.claim_code}), "application/x-www-form-urlencoded")
+        if "Set-Cookie" not in headers:
+            raise Failed(f"the login with the claim code is refused: {status} {body[-300:]!r}")
+        self.cookie = headers["Set-Cookie"].split(";")[0]
+
+    def get(self, path, timeout_s=20, post=None):
+        """(HTTP status, parsed JSON); logs in where the box asks for it."""
+        body = None if post is None else json.dumps(post)
+        for attempt in (1, 2):
+            status, _, answer = self.ask("POST" if body else "GET", path, body, timeout_s=timeout_s)
+            if status not in (401, 403) or not self.claim_code or attempt == 2:
+                break
+            self.cookie = None
+            self.log_in()
+        try:
+            return status, json.loads(answer)
+        except ValueError:
+            return status, {}
 
     def answers(self):
         """Whether /healthz says 200."""

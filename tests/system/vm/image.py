@@ -6,15 +6,15 @@ import subprocess
 
 from qemu import Failed
 
+FIRMWARES = (pathlib.Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"), pathlib.Path("/usr/share/edk2/aarch64/QEMU_EFI.fd"))
 TEST_DISK, PRODUCT_DISK, FIRMWARE, DEVICETREE = "scanside-qemu-virt-test.img", "scanside-qemu-virt.img", "QEMU_EFI.fd", "scanside-qemu-virt.dtb"
 
 
 class Image:
     """`disk`: the raw disk image with the test shell."""
 
-    dicom_port, web_port, web_is_secure = 11112, 8080, False
-    web_extra, board_extra = "plain_text_off_loopback = true", ""
-    own_secret = "chgrp -R scanside /etc/scanside/secrets; chmod 750 /etc/scanside/secrets; chmod 640 /etc/scanside/secrets/webhook"
+    # systemd's sockets (systemd/scanside-*.socket).
+    dicom_port, web_port = 104, 443
     compatible = "scanside-qemu-virt"
 
     def __init__(self, folder):
@@ -25,20 +25,28 @@ class Image:
         self.keys = self.folder / "keys"
         self.state_in_data = "scanside"
 
+    def stamp(self):
+        """What tells one build from another."""
+        found = self.disk.stat()
+        return f"{self.disk} {found.st_size} {found.st_mtime_ns}"
+
     def signer(self):
         """(certificate, key) with which the image's updates are signed."""
         return self.keys / "signer.pem", self.keys / "signer.key"
 
     def boot(self):
         """Options of the emulator that boot the disk by its own boot loader: UEFI firmware, and the board's device tree."""
-        return ["-bios", str(self.folder / FIRMWARE), "-dtb", str(self.folder / DEVICETREE)]
+        firmware = next((path for path in (self.folder / FIRMWARE, *FIRMWARES) if path.exists()), None)
+        if firmware is None:
+            raise Failed("no UEFI firmware for aarch64: apt-get install qemu-efi-aarch64")
+        return ["-bios", str(firmware), "-dtb", str(self.folder / DEVICETREE)]
 
     @staticmethod
     def claim_code(console):
-        found = re.search(r"claim[ -]code[^A-Z0-9\n]*((?:[A-Z0-9]{2,}-?)+)", console, re.IGNORECASE)
+        found = re.findall(r"claim code +((?:[2-9A-HJ-NP-Z]{4}-){3}[2-9A-HJ-NP-Z]{4})", console)
         if not found:
-            raise Failed(f"the claim code is not on the console: {console[-2000:]}")
-        return found.group(1)
+            raise Failed(f"the claim code is not on the console: {console[-1500:]}")
+        return found[-1]
 
     def partition(self, disk, label):
         """(first byte, bytes) of the partition with this GPT label on a raw disk."""

@@ -2,10 +2,12 @@
 
 `Machine` is a `with` block: the emulator never outlives it. Time is the host's `time.monotonic()` everywhere.
 """
+import ctypes
 import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -17,6 +19,11 @@ MONITOR_TIMEOUT_S = 60
 
 class Failed(AssertionError):
     """The box did not do what was promised, or the emulator would not play."""
+
+
+def die_with_parent():
+    """For a child before it becomes another program: it is killed when the test ends, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def free_port():
@@ -159,7 +166,7 @@ class Machine:
         self.began = time.monotonic()
         command = ["nice", "-n", "10", *self.arguments] if shutil.which("nice") else self.arguments
         with open(self.folder / "emulator.log", "w") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
         try:
             wait_until("the emulator opens no monitor", 60, (self.folder / "qmp").exists, 0.05, self)
             time.sleep(0.1)

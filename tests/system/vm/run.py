@@ -9,6 +9,7 @@ rauc, and for the power cuts root (loop mounts). $SCANSIDE is a scanside for thi
 """
 import argparse
 import pathlib
+import signal
 import sys
 import time
 import traceback
@@ -42,6 +43,7 @@ def main():
     parser.add_argument("--seeds", type=int, help="power cuts (3; with --long 20)")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER", help="work there and leave everything; a snapshot of the same image is used again")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("case", nargs="*")
     args = parser.parse_args()
@@ -55,7 +57,8 @@ def main():
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(known)}" if unknown else "--image is missing")
     wanted = args.case or [name for name, (_, long) in known.items() if args.long or not long]
     n_seeds = args.seeds or (20 if args.long else 3)
-    scene = Scene(args.image, range(args.first_seed, args.first_seed + n_seeds), args.long)
+    scene = Scene(args.image, range(args.first_seed, args.first_seed + n_seeds), args.long, args.keep)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the emulator and the folder go, too
     counts, begin = {"ok": 0, "FAIL": 0, "skip": 0}, time.monotonic()
     try:
         for name in wanted:
