@@ -93,6 +93,7 @@ fn a_third_party_crate_stays_in_its_room() {
         ("ort", &["infer/engine_ort.rs"]),
         ("tract_qconv", &["infer/"]),
         ("rppal", &["board/rpi.rs"]),
+        ("gpiocdev", &["board/gpiochip.rs"]),
         ("dicom_ul", &["receive/", "deliver/"]),
         ("dicom_object", &["prepare/", "receive/", "synth/"]),
         ("dicom_parser", &["prepare/"]),
