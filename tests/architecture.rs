@@ -75,7 +75,8 @@ fn a_room_imports_only_the_rooms_that_the_table_allows() {
         let Some(may) = allowed.get(room) else { continue };
         for (number, line) in shipped_code(&text).lines().enumerate() {
             for (at, _) in line.match_indices("crate::") {
-                let other: String = line[at + "crate::".len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let other: String =
+                    line[at + "crate::".len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 if !other.is_empty() && other != room && !may.contains(&other.as_str()) {
                     faults.push(format!("{path}: line {} of its code: {room} imports {other}", number + 1));
                 }

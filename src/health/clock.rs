@@ -73,7 +73,7 @@ pub fn doubt(now: WallTime, last: LastSync, uptime_s: u64) -> Option<ClockDoubt>
         LastSync::At(at) => now.0.saturating_sub(at.0),
         LastSync::Never => i64::try_from(uptime_s).unwrap_or(i64::MAX).saturating_mul(1000),
     };
-    (unsynchronised_ms > UNSYNCHRONISED_MS_MAX).then(|| ClockDoubt::Unsynchronised { days: unsynchronised_ms / 86_400_000 })
+    (unsynchronised_ms > UNSYNCHRONISED_MS_MAX).then_some(ClockDoubt::Unsynchronised { days: unsynchronised_ms / 86_400_000 })
 }
 
 #[cfg(test)]
