@@ -34,9 +34,20 @@ class Box:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is not None and issubclass(kind, Exception):
+            self.keep_journal()
         self.machine.end()
         self.lamps.close()
+
+    def keep_journal(self):
+        """What the box wrote lately, for whoever reads that a case failed."""
+        try:
+            said = self.shell("journalctl -n 25 --no-pager -o short-monotonic | grep -v testshell; "
+                              "journalctl --namespace=scanside -n 12 --no-pager -o short-monotonic", 20, check=False)
+        except Failed as error:
+            said = str(error)
+        (self.machine.folder / "journal").write_text(said)
 
     # -- the shell of a test image
 

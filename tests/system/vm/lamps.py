@@ -132,8 +132,9 @@ class Lamps:
         spans = burning(self.lines.snapshot(), GREEN, begin, end)
         return spans[-1][1] if spans else begin
 
-    def green_s(self, begin, end):
-        return lit_s(burning(self.lines.snapshot(), GREEN, begin, end))
+    def green_out(self, since):
+        """When the green light first went out after `since`; `None` while it has not."""
+        return next((at for at, line, level in self.lines.snapshot() if line == GREEN and not level and at >= since), None)
 
     def press(self, seconds=0.3):
         """Presses the button for so long; returns when it was pressed."""

@@ -70,10 +70,12 @@ class Scene:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def last_words(self):
-        """The end of the latest machine's console, for a failed case."""
-        console = self.folder / f"machine{self.n_machines}" / "console"
-        text = console.read_text(errors="replace")[-1200:] if console.exists() else ""
-        return "".join(f"    console: {line}\n" for line in text.splitlines() if line.strip())
+        """The end of the latest machine's console and journal, for a failed case."""
+        folder, out = self.folder / f"machine{self.n_machines}", ""
+        for name, n_bytes in (("console", 800), ("journal", 6000)):
+            text = (folder / name).read_text(errors="replace")[-n_bytes:] if (folder / name).exists() else ""
+            out += "".join(f"    {name}: {line}\n" for line in text.splitlines() if line.strip())
+        return out
 
     # -- machines
 
@@ -81,6 +83,7 @@ class Scene:
         """A box on the disk that `drive` (options of -drive) names."""
         self.n_machines += 1
         folder = self.folder / f"machine{self.n_machines}"
+        shutil.rmtree(folder, ignore_errors=True)
         forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323}
         reach = {HOOK_ADDRESS: f"{sys.executable} {HERE / 'relay.py'} {self.hook.server_address[1]}"}
         drives = [(f"if=none,id=disk,{drive}", "virtio-blk-pci,drive=disk,romfile=,bootindex=0")]
