@@ -87,6 +87,14 @@ class Lamps:
             time.sleep(0.01)
         return False
 
+    def until_fault(self, since, timeout_s=6.0):
+        """Seconds from `since` to the first of the lights of a fault that follow each other; what was shown before may have been green or not."""
+        if not self.shows_fault(timeout_s):
+            raise AssertionError(f"no fault {timeout_s} s later")
+        shown = [(at, lights) for at, lights in self.samples if at >= since]
+        others = [at for at, lights in shown if lights not in ((True, False, False), (False, True, False))]
+        return (others[-1] if others else since) - since
+
     def stop(self):
         self.ended = True
         with contextlib.suppress(ProcessLookupError):
@@ -214,7 +222,9 @@ def test_lamp_shows_fault_when_the_async_runtime_stands_still():
 def test_lamp_shows_fault_when_inference_stands_still_and_recovers():
     with box() as (lamps, appliance):
         folder = tempfile.mkdtemp(prefix="scanside-lamp-")
-        files = synthetic_studies(folder)
+        # The one without a lesion: an unacknowledged finding would win over the fault, and red it is then.
+        files = [path for path in synthetic_studies(folder) if "lesion" not in path.parent.name]
+        assert files, "a study without a lesion"
         subprocess.Popen(
             [program(), "send", *map(str, files), "--to", f"127.0.0.1:{appliance.dicom}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ).wait()
@@ -222,15 +232,14 @@ def test_lamp_shows_fault_when_inference_stands_still_and_recovers():
         at = time.monotonic()
         # The worker and whatever threads its convolutions have just now; the conductor, and the pipeline that waits for it, go on.
         with Stopped(appliance.process.pid, ("infer",)):
-            took = lamps.until_not_green(at)
-            fault = lamps.shows_fault()
+            took = lamps.until_fault(at)
             status = appliance.get("/api/v1/status")
-        assert took < LIMIT_S and fault, took
+        assert took < LIMIT_S, took
         assert "inference-stuck" in str(status), status
-        done = appliance.wait_for_verdicts(2)
+        done = appliance.wait_for_verdicts(1)
         wait(lambda: "inference-stuck" not in str(appliance.get("/api/v1/status")["causes"]), 10, "the condition is over")
         assert "study in work" in appliance.log_text(), "the journal names it"
-        return f"no green {took * 1000:.0f} ms after the threads stood still; {len(done)} verdicts after they went on"
+        return f"fault {took * 1000:.0f} ms after the threads stood still; {len(done)} verdicts after they went on"
 
 
 def test_lamp_keeper_that_dies_is_a_warning_and_the_service_finds_the_next_one():
