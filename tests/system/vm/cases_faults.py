@@ -38,7 +38,8 @@ def no_green(box, since, until, allowed_s):
 
 # Kills the service again and again, so that the time in which it is certainly dead can be watched; a start takes far longer than one turn.
 KEEP_DEAD = f"""@ end=$(($(cut -d. -f1 /proc/uptime) + {DEAD_S})); while [ $(cut -d. -f1 /proc/uptime) -lt $end ]; do
-for status in /proc/[0-9]*/comm; do if [ "$(cat $status 2>/dev/null)" = scanside ]; then n=${{status%/comm}}; kill -9 ${{n#/proc/}}; fi; done; sleep 0.2; done"""
+for comm in /proc/[0-9]*/comm; do name=; read -r name < $comm; if [ "$name" = scanside ]; then n=${{comm%/comm}}; kill -9 ${{n#/proc/}}; fi; done 2>/dev/null
+sleep 0.2; done"""
 
 
 def kill(scene):
