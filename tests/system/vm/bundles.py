@@ -3,6 +3,7 @@
 The root is unpacked, one thing is changed, and packed again; the boot partition is taken as it is. Needs root (owners in the root file system).
 """
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -41,8 +42,9 @@ class Bundles:
         shutil.rmtree(stage, ignore_errors=True)
         run("unsquashfs", "-quiet", "-no-progress", "-d", stage, self.part("root-a"))
         release = stage / "usr/lib/os-release"
-        text = "\n".join(f'VERSION_ID="{NEW_VERSION}"' if line.startswith("VERSION_ID=") else line for line in release.read_text().splitlines())
-        release.write_text(text + "\n")
+        old = re.search(r'^VERSION_ID="?([^"\n]*)', release.read_text(), re.MULTILINE).group(1)
+        text = re.sub(r"(^(?:VERSION_ID|IMAGE_VERSION|PRETTY_NAME)=.*)" + re.escape(old), rf"\g<1>{NEW_VERSION}", release.read_text(), flags=re.MULTILINE)
+        release.write_text(text)
         if kind == "broken":
             program = stage / "usr/bin/scanside"
             program.rename(program.with_suffix(".real"))
