@@ -44,6 +44,7 @@ def main():
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER", help="work there and leave everything; a snapshot of the same image is used again")
+    parser.add_argument("--minutes", type=float, help="begin no further case after this long, and name what was left out")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("case", nargs="*")
     args = parser.parse_args()
@@ -59,10 +60,14 @@ def main():
     n_seeds = args.seeds or (20 if args.long else 3)
     scene = Scene(args.image, range(args.first_seed, args.first_seed + n_seeds), args.long, args.keep)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the emulator and the folder go, too
-    counts, begin = {"ok": 0, "FAIL": 0, "skip": 0}, time.monotonic()
+    counts, begin = {"ok": 0, "FAIL": 0, "skip": 0, "left": 0}, time.monotonic()
     try:
         for name in wanted:
             since = time.monotonic()
+            if args.minutes and since - begin > 60 * args.minutes:
+                counts["left"] += 1
+                print(f"left {name}: not begun, the {args.minutes:g} minutes are over", flush=True)
+                continue
             try:
                 note = str(known[name][0](scene) or "")
                 word = "skip" if note.startswith("SKIP") else "ok"
@@ -75,7 +80,7 @@ def main():
         scene.close()
     for what, figures in scene.figures.items():
         print(f"figure: {what}: " + ", ".join(f"{key} {value:.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()))
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped in {(time.monotonic() - begin) / 60:.1f} min")
+    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped, {counts['left']} not begun in {(time.monotonic() - begin) / 60:.1f} min")
     return 1 if counts["FAIL"] else 0
 
 
