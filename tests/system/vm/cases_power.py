@@ -27,8 +27,9 @@ SENDERS, WARM_UP = 2, 6
 AT_STAKE, AT_STAKE_S = (1, 40, 150), 20
 # What a box may show that has just come up with studies of noise in its store.
 ALIVE = ("ready", "degraded", "indeterminate", "working", "suspicious")
-# Turns the syncs of the service into nothing: systemd's filter answers them with success before the kernel sees them.
-NO_SYNC = "[Service]\\nSystemCallFilter=fsync:0 fdatasync:0 sync_file_range:0 syncfs:0 msync:0\\n"
+# Turns the syncs of the service into nothing: systemd's filter answers them with success before the kernel sees them. Only a list of what is
+# denied takes numbers, so the unit's own list of what is allowed goes first.
+NO_SYNC = "[Service]\\nSystemCallFilter=\\nSystemCallFilter=~fsync:0 fdatasync:0 sync_file_range:0 syncfs:0 msync:0\\n"
 
 
 class Told:
