@@ -30,17 +30,22 @@ impl BoardNames {
     /// Reads the file.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; or that the file is broken where it would say which board this is: another board's lamps must not be taken for it.
     pub fn load(path: &Path) -> std::io::Result<Self> {
         let mut bytes = Vec::new();
         std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-        Ok(Self::of(&String::from_utf8_lossy(&bytes)))
+        let broken =
+            || std::io::Error::new(std::io::ErrorKind::InvalidData, "it is broken, and no profile can be made out in [board]");
+        Self::of(&String::from_utf8_lossy(&bytes)).ok_or_else(broken)
     }
 
-    /// The names in a configuration's text.
+    /// The names in a configuration's text; none where it is broken and they cannot be made out.
     #[must_use]
-    pub fn of(text: &str) -> Self {
-        toml::from_str::<File>(text).map_or_else(|_| Self::by_line(text), |file| file.board)
+    pub fn of(text: &str) -> Option<Self> {
+        match toml::from_str::<File>(text) {
+            Ok(file) => Some(file.board),
+            Err(_) => Some(Self::by_line(text)).filter(|names| names.profile.is_some()),
+        }
     }
 
     /// Lines `key = "value"` between a line `[board]` and the next section.
@@ -78,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_broken_configuration_still_says_which_board_it_is() {
-        assert_eq!(BoardNames::of(GOOD), rpi4());
+        assert_eq!(BoardNames::of(GOOD), Some(rpi4()));
         for broken in [
             GOOD.replace("[dicom]", "[dicom"),
             GOOD.replace("ae_title", "ae title"),
@@ -86,10 +91,20 @@ mod tests {
             GOOD.replace("profile = 1", "profile = \"other\" = 3"),
         ] {
             assert!(toml::from_str::<File>(&broken).is_err(), "{broken}");
-            assert_eq!(BoardNames::of(&broken), rpi4(), "{broken}");
+            assert_eq!(BoardNames::of(&broken), Some(rpi4()), "{broken}");
         }
-        assert_eq!(BoardNames::of("[board]\nprofile = 7\n"), BoardNames::default());
-        assert_eq!(BoardNames::of(""), BoardNames::default());
+        assert_eq!(BoardNames::of(""), Some(BoardNames::default()), "no file's worth of words is the default board");
+    }
+
+    #[test]
+    fn a_board_that_cannot_be_made_out_is_not_taken_for_the_simulated_one() {
+        for broken in [
+            GOOD.replace("[board]", "[board"),
+            "[board]\nprofile = 7\n".to_owned(),
+            GOOD.replace("profile = \"rpi4\"", "profile = rpi4"),
+        ] {
+            assert_eq!(BoardNames::of(&broken), None, "{broken}");
+        }
     }
 
     proptest! {

@@ -222,14 +222,8 @@ impl Board for GpiochipBoard {
             (Some(&self.green), lights.green),
             (self.buzzer.as_ref(), lights.buzzer),
         ];
-        let mut first_error = None;
-        for (light, lit) in lamps {
-            // One broken line must not keep the others from showing.
-            if let Some(Err(error)) = light.map(|light| light.set(lit)) {
-                first_error.get_or_insert(error);
-            }
-        }
-        first_error.map_or(Ok(()), Err)
+        // All of them: one broken line must not keep the others from showing.
+        lamps.into_iter().filter_map(|(light, lit)| Some(light?.set(lit))).fold(Ok(()), Result::and)
     }
 
     fn button_pressed(&mut self) -> Result<bool, BoardError> {

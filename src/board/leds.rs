@@ -197,14 +197,8 @@ impl Board for LedClassBoard {
             (Some(green), lights.green),
             (buzzer.as_mut(), lights.buzzer),
         ];
-        let mut first_error = None;
-        for (led, lit) in lamps {
-            // One broken LED must not keep the others from showing.
-            if let Some(Err(error)) = led.map(|led| led.set(lit)) {
-                first_error.get_or_insert(error);
-            }
-        }
-        first_error.map_or(Ok(()), Err)
+        // All of them: one broken LED must not keep the others from showing.
+        lamps.into_iter().filter_map(|(led, lit)| Some(led?.set(lit))).fold(Ok(()), Result::and)
     }
 
     fn button_pressed(&mut self) -> Result<bool, BoardError> {
