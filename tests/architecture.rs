@@ -37,6 +37,21 @@ fn shipped_code(text: &str) -> String {
     text[..end].lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
+/// Whether code names the crate `name`.
+fn uses(code: &str, name: &str) -> bool {
+    // A whole name: `ort::` does not stand in `support::`.
+    let is_whole = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    let named = code.match_indices(&format!("{name}::")).any(|(at, _)| is_whole(at));
+    named || [";", " as "].iter().any(|end| code.contains(&format!("use {name}{end}")))
+}
+
+/// Names of the dependencies of a package, as they stand in code.
+fn dependencies(manifest: &Path) -> Vec<String> {
+    let text = fs::read_to_string(manifest).expect("manifest is text");
+    let table: toml::Table = text.parse().expect("manifest is TOML");
+    table["dependencies"].as_table().expect("a table").keys().map(|name| name.replace('-', "_")).collect()
+}
+
 #[test]
 fn every_source_file_opens_with_what_it_holds() {
     let silent: Vec<_> = source_files()
@@ -117,14 +132,33 @@ fn a_third_party_crate_stays_in_its_room() {
     for (path, text) in source_files() {
         let code = shipped_code(&text);
         for (name, places) in homes {
-            // A whole name: `ort::` does not stand in `support::`.
-            let is_whole = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-            let start = format!("{name}::");
-            let named = code.match_indices(&start).any(|(at, _)| is_whole(at));
-            let used = named || [";", " as "].iter().any(|end| code.contains(&format!("use {name}{end}")));
-            if used && !places.iter().any(|place| path.starts_with(place)) {
+            if uses(&code, name) && !places.iter().any(|place| path.starts_with(place)) {
                 faults.push(format!("src/{path} uses {name}, which belongs in {places:?}"));
             }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The fuzz targets are built on nightly alone, far from `cargo test`: what a fuzzed file newly imports would be missed there until CI.
+#[test]
+fn the_fuzz_targets_list_every_crate_that_their_files_use() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (ours, theirs) = (dependencies(&root.join("Cargo.toml")), dependencies(&root.join("fuzz/Cargo.toml")));
+    let lists: Vec<_> = fs::read_dir(root.join("fuzz/src")).expect("readable").flatten().map(|entry| entry.path()).collect();
+    let taken: Vec<String> = lists
+        .iter()
+        .flat_map(|list| fs::read_to_string(list).expect("text").lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|line| {
+            Some(line.strip_prefix("#[path = \"../../src/")?.strip_suffix("\"]")?.trim_end_matches("mod.rs").to_owned())
+        })
+        .collect();
+    assert!(taken.len() > 10, "the files that the targets take in were found");
+    let mut faults = Vec::new();
+    for (path, text) in source_files().into_iter().filter(|(path, _)| taken.iter().any(|prefix| path.starts_with(prefix))) {
+        let code = shipped_code(&text);
+        for name in ours.iter().filter(|name| !theirs.contains(name) && uses(&code, name)) {
+            faults.push(format!("src/{path} uses {name}, which fuzz/Cargo.toml does not list"));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
