@@ -6,6 +6,8 @@ pub mod command;
 pub mod dimse;
 #[path = "../../src/receive/element_reader.rs"]
 mod element_reader;
+#[path = "../../src/receive/element_walk.rs"]
+mod element_walk;
 #[path = "../receive_targets.rs"]
 pub mod fuzz_targets;
 #[path = "../../src/receive/functional_groups.rs"]

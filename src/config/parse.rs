@@ -187,9 +187,9 @@ fn infer(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> InferConfig {
 
 fn npu(faults: &mut Faults<'_>, infer: &mut Section<'_, '_>) -> Option<NpuConfig> {
     let mut s = infer.section(faults, "npu");
-    let runtime_library = s.text(faults, "runtime_library", library);
+    let runtime_library = s.text(faults, "runtime_library", whole_path);
     s.missing(faults, "runtime_library", "the file of the ONNX Runtime library");
-    let provider_library = s.text(faults, "provider_library", library);
+    let provider_library = s.text(faults, "provider_library", whole_path);
     let provider = s.text(faults, "provider", plain_name);
     s.missing(faults, "provider", "the name of the execution provider, such as \"QNN\" or \"VSINPU\"");
     let options = s.text_table(faults, "options", NPU_OPTIONS_MAX, option_text);
@@ -208,7 +208,7 @@ fn board(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> BoardConfig {
     let config = BoardConfig {
         profile: section.text(faults, "profile", plain_name).unwrap_or(default.profile),
         profiles_dir: section.path(faults, "profiles_dir"),
-        keeper: section.path(faults, "keeper"),
+        keeper: section.text(faults, "keeper", whole_path),
     };
     section.finish(faults);
     config
@@ -290,8 +290,8 @@ fn engine(text: &str) -> Result<EngineChoice, String> {
     found.ok_or_else(|| format!("{text:?} is no engine: choose from auto, cpu, npu"))
 }
 
-/// A library is named by its whole path: one that is searched for may be another one tomorrow.
-fn library(text: &str) -> Result<PathBuf, String> {
+/// A library, or another process's socket, is named by its whole path: one that is looked for from here may be another one tomorrow.
+fn whole_path(text: &str) -> Result<PathBuf, String> {
     let fine = text.starts_with('/') && text.len() <= 4096 && !text.contains('\0');
     if fine { Ok(PathBuf::from(text)) } else { Err(format!("{text:?} is no whole path: begin with /")) }
 }

@@ -7,7 +7,8 @@ use crate::domain::{Acquisition, Concatenation, FrameGeometry, InstanceHeader, U
 
 use super::element_reader::{Encoding, Tag, Vr};
 use super::functional_groups::{FunctionalGroups, geometry};
-use super::header_scan::{Collect, PixelFacts, ScanError};
+use super::element_walk::Collect;
+use super::header_scan::{PixelFacts, ScanError};
 use super::values::{first_integer, first_number, first_u32, numbers, text, texts, triple};
 
 const SHARED_GROUPS: Tag = 0x5200_9229;

@@ -22,6 +22,7 @@ pub mod command;
 mod connection;
 pub mod dimse;
 mod element_reader;
+mod element_walk;
 mod ending;
 mod events;
 mod functional_groups;

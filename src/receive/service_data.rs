@@ -11,7 +11,8 @@ use crate::spool::StepChange;
 
 use super::command::DimseStatus;
 use super::element_reader::{Encoding, Tag, Vr};
-use super::header_scan::{Collect, ScanError, ScanLimits, walk};
+use super::element_walk::{Collect, walk};
+use super::header_scan::{ScanError, ScanLimits};
 use super::values::text;
 
 /// Instances that one message may name: what fits into its data set with UIDs of 64 characters.
