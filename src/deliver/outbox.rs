@@ -167,10 +167,12 @@ impl Deliverer {
 
 /// Ends when `seen` changes; never where there is nothing to see.
 async fn changed_or_never(seen: &mut Option<watch::Receiver<u64>>) {
-    match seen {
-        Some(seen) if seen.changed().await.is_ok() => {}
-        _ => std::future::pending().await,
+    if let Some(seen) = seen
+        && seen.changed().await.is_ok()
+    {
+        return;
     }
+    std::future::pending().await
 }
 
 /// Ends when shutdown is asked for.
