@@ -43,7 +43,7 @@ pub enum DeliverEvent {
     },
     /// All notices are delivered again, or younger than the limit, and every channel can be used or could be lately.
     AlertsRecovered,
-    /// A broker has let us in.
+    /// A broker has let us in, and acknowledged what we published.
     BrokerConnected {
         /// Channel.
         channel: String,
@@ -151,7 +151,10 @@ impl Event for DeliverEvent {
             Self::AlertsUndelivered { detail } => format!("Alerts do not arrive: {detail}"),
             Self::AlertsRecovered => "Alerts are delivered again.".to_owned(),
             Self::BrokerConnected { channel } => format!("The broker of {channel} has let us in: alerts can be delivered."),
-            Self::BrokerLost { channel, reason } => format!("No connection to the broker of {channel}: {reason}."),
+            Self::BrokerLost { channel, reason } => {
+                let stop = if reason.ends_with('?') { "" } else { "." };
+                format!("No connection to the broker of {channel}: {reason}{stop}")
+            }
             Self::BrokerStatusRefused { channel, reason } => {
                 format!("The broker of {channel} does not take the status of this box: {reason}.")
             }

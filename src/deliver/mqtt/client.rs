@@ -89,6 +89,12 @@ impl Client {
         Self { options, session, inlets, outlets, due: None, begin: Instant::now(), n_failures: 0 }
     }
 
+    /// The service begins: from now on it counts how long there is no connection.
+    pub(super) fn begin(&mut self) {
+        self.begin = Instant::now();
+        self.outlets.standing.send_replace(Some((self.begin, "it has not answered yet".to_owned())));
+    }
+
     /// Runs until `shutdown` becomes true.
     pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         // Two boxes that lost the same broker do not call it in step.

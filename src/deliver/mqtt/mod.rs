@@ -102,7 +102,7 @@ impl Mqtt {
     #[must_use]
     pub fn new(options: MqttOptions, lamp: watch::Receiver<Lamp>, journal: Journal) -> Self {
         let (jobs, due) = mpsc::channel(ALERTS_MAX);
-        let (standing_told, standing) = watch::channel(Some((Instant::now(), "it has not been called yet".to_owned())));
+        let (standing_told, standing) = watch::channel(None);
         let (opened_told, opened) = watch::channel(0);
         let (name, timeout) = (options.name.clone(), options.timeout);
         let password = options.password.clone().map(|password| password.0).unwrap_or_default();
@@ -147,7 +147,8 @@ impl Channel for Mqtt {
     }
 
     fn upkeep(&self, shutdown: watch::Receiver<bool>) -> Option<UpkeepFuture> {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        client.begin();
         Some(Box::pin(client.run(shutdown)))
     }
 

@@ -77,9 +77,10 @@ pub(super) fn not_let_in(code: u8, said: Option<&str>, names: Names<'_>) -> Stri
     let remedy = match code {
         0x84 => return old_protocol(),
         0x85 => format!("set client_id to one that it takes; now it is {:?}", names.client_id),
-        0x86 if names.has_user => "check user, and what stands in password_file".to_owned(),
-        0x86 => "set user and password_file".to_owned(),
-        0x87 | 0x90 => names.rights(),
+        // Some brokers, mosquitto among them, say "not authorised" of a wrong password.
+        0x86 | 0x87 if names.has_user => "check user, what stands in password_file, and that this user may connect".to_owned(),
+        0x86 | 0x87 => "set user and password_file, or let this client in without".to_owned(),
+        0x90 => names.rights(),
         0x88 | 0x89 | 0x9F => "it is tried again".to_owned(),
         0x8A => format!("lift its ban of {:?}", names.client_id),
         0x8C => "let this box in by user and password, or by certificate".to_owned(),

@@ -46,7 +46,7 @@ impl SessionOptions {
 pub(super) enum Action {
     /// Sends these bytes.
     Send(Vec<u8>),
-    /// The broker has let us in.
+    /// The broker has let us in and acknowledged a message: the connection is worth something.
     Opened,
     /// The alert that was given this number has ended.
     Answered(u64, Result<(), DeliveryError>),
@@ -92,6 +92,8 @@ pub(super) struct Session {
     phase: Phase,
     waiting: VecDeque<Alert>,
     in_flight: BTreeMap<u16, InFlight>,
+    /// Whether the broker has acknowledged anything.
+    is_proven: bool,
     lamp: Lamp,
     /// The status that was published last.
     status_told: Option<String>,
@@ -115,6 +117,7 @@ impl Session {
             phase: Phase::Greeting(greeting_until),
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
+            is_proven: false,
             lamp,
             status_told: None,
             status_from: now,
@@ -217,26 +220,28 @@ impl Session {
     fn on_heard(&mut self, heard: Heard) {
         let names = self.options.names();
         match heard {
-            Heard::LetIn => {
-                self.phase = Phase::Open;
-                self.out.push(Action::Opened);
-            }
+            Heard::LetIn => self.phase = Phase::Open,
             Heard::NotLetIn { code, said } => {
                 let reason = reasons::not_let_in(code, said.as_deref(), names);
                 self.end(Some(reason));
             }
-            Heard::Acknowledged { id, code, said } => match self.in_flight.remove(&id) {
-                Some(InFlight::Alert { ticket, .. }) => {
-                    let outcome = reasons::acknowledged(code, said.as_deref(), names);
-                    self.out.push(Action::Answered(ticket, outcome));
-                }
-                Some(InFlight::Status { .. }) => {
-                    let refused = reasons::status_refused(code, said.as_deref(), names);
-                    self.out.extend(refused.map(Action::StatusRefused));
-                }
+            Heard::Acknowledged { id, code, said } => {
                 // The link refuses an acknowledgement of what was not sent.
-                None => {}
-            },
+                let Some(sent) = self.in_flight.remove(&id) else { return };
+                if !std::mem::replace(&mut self.is_proven, true) {
+                    self.out.push(Action::Opened);
+                }
+                match sent {
+                    InFlight::Alert { ticket, .. } => {
+                        let outcome = reasons::acknowledged(code, said.as_deref(), names);
+                        self.out.push(Action::Answered(ticket, outcome));
+                    }
+                    InFlight::Status { .. } => {
+                        let refused = reasons::status_refused(code, said.as_deref(), names);
+                        self.out.extend(refused.map(Action::StatusRefused));
+                    }
+                }
+            }
             Heard::ThrownOut { code, said } => {
                 let reason = reasons::thrown_out(code, said.as_deref(), names);
                 self.end(Some(reason));
