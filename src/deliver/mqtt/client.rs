@@ -161,7 +161,7 @@ impl Client {
                 read = stream.read(&mut bytes) => match read {
                     Ok(0) => session.on_closed("the broker closed the connection"),
                     Ok(n) => session.on_bytes(bytes.get(..n).unwrap_or_default(), self.now()),
-                    Err(error) => session.on_closed(&self.broken(&error)),
+                    Err(error) => self.broken(&mut session, &error),
                 },
                 Some(job) = self.inlets.jobs.recv(), if session.takes_alerts() => {
                     self.give(&mut session, job, &mut n_jobs, &mut replies)
@@ -205,9 +205,9 @@ impl Client {
             match action {
                 // When the session has ended already, its last bytes are a goodbye, and nobody waits for them.
                 Action::Send(bytes) => {
-                    if let Err(reason) = self.write(stream, &bytes).await {
+                    if let Err(error) = write(stream, &bytes).await {
                         todo.retain(|action| !matches!(action, Action::Send(_)));
-                        todo.extend(session.on_closed(&reason));
+                        todo.extend(self.broken(session, &error));
                     }
                 }
                 Action::Opened => {
@@ -238,21 +238,11 @@ impl Client {
         end
     }
 
-    async fn write(&self, stream: &mut dyn Wire, bytes: &[u8]) -> Result<(), String> {
-        let writing = async {
-            stream.write_all(bytes).await?;
-            stream.flush().await
-        };
-        match timeout(WRITE_WAIT, writing).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.broken(&error)),
-            Err(_) => Err("the broker does not read what it is sent".to_owned()),
+    fn broken(&self, session: &mut Session, error: &std::io::Error) -> Vec<Action> {
+        match self.options.tls.as_ref().and_then(|tls| tls.refused(error)) {
+            Some(reason) => session.on_refused(reason),
+            None => session.on_closed(&format!("the connection broke: {error}")),
         }
-    }
-
-    fn broken(&self, error: &std::io::Error) -> String {
-        let refused = self.options.tls.as_ref().and_then(|tls| tls.refused(error));
-        refused.unwrap_or_else(|| format!("the connection broke: {error}"))
     }
 
     /// Says once that there is no connection, and again when the reason is another one.
@@ -289,6 +279,15 @@ impl Client {
     fn at(&self, instant: Instant) -> Monotonic {
         Monotonic(u64::try_from(instant.saturating_duration_since(self.begin).as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+async fn write(stream: &mut dyn Wire, bytes: &[u8]) -> std::io::Result<()> {
+    let writing = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the broker does not read what it is sent");
+    timeout(WRITE_WAIT, writing).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 /// Closes so that the goodbye arrives: bytes of the broker that nobody read would make the kernel reset the connection instead.

@@ -164,6 +164,12 @@ impl Session {
         self.pump(now)
     }
 
+    /// The broker refuses us below our protocol, for a reason that explains itself.
+    pub(super) fn on_refused(&mut self, reason: String) -> Vec<Action> {
+        self.end(Some(reason));
+        std::mem::take(&mut self.out)
+    }
+
     /// The socket is closed or broken.
     pub(super) fn on_closed(&mut self, reason: &str) -> Vec<Action> {
         self.end(Some(match self.phase {
