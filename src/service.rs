@@ -27,6 +27,7 @@ mod health_file;
 pub mod npu;
 mod past;
 pub mod pipeline;
+mod receivers;
 mod settings;
 mod sink;
 mod sockets;

@@ -115,6 +115,7 @@ fn a_third_party_crate_stays_in_its_room() {
         ("dicom_parser", &["prepare/"]),
         ("rusqlite", &["spool/"]),
         ("reqwest", &["deliver/"]),
+        ("mqtt_protocol_core", &["deliver/mqtt/link.rs"]),
         ("rustls", &["secure/", "receive/", "deliver/"]),
         ("tokio_rustls", &["receive/", "deliver/", "web/stream.rs"]),
         ("rcgen", &["secure/identity.rs"]),

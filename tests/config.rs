@@ -1,7 +1,9 @@
 //! Promise: one configuration file, every fault at once with its line, nothing guessed. Texts in -> faults or a `Config`.
 
 use proptest::prelude::*;
-use scanside::config::{Config, ConfigError, PeerConfig, PeerRange, TlsConfig, WebhookConfig, WebhookUrl};
+use scanside::config::{
+    Config, ConfigError, HostPort, MqttConfig, MqttTlsConfig, PeerConfig, PeerRange, TlsConfig, WebhookConfig, WebhookUrl,
+};
 use scanside::domain::{AeTitle, CertificateSha256, Uid, VerdictKind};
 
 fn faults(text: &str) -> Vec<(usize, String, String)> {
@@ -51,6 +53,9 @@ fn the_example_file_parses_and_its_commented_values_are_the_defaults() {
     assert_eq!(webhook.url.as_str(), "http://127.0.0.1:9000/hook");
     assert_eq!(webhook.timeout_s, 10);
     assert!(!webhook.include_accession_number);
+    let broker = config.alerts.mqtt.first().expect("one broker");
+    assert_eq!((broker.address.as_str(), broker.topic.as_str()), ("broker.hospital.example:8883", "scanside/mr2"));
+    assert!(broker.tls.as_ref().is_some_and(|tls| tls.identity.is_some()) && broker.timeout_s == 10);
 }
 
 #[test]
@@ -220,6 +225,18 @@ fn any_config() -> impl Strategy<Value = Config> {
                 timeout_s,
                 include_accession_number: flag,
             });
+            let (n, identity) = (config.alerts.mqtt.len(), Some(("credential:mqtt.pem".into(), "/etc/mqtt.key".into())));
+            config.alerts.mqtt.push(MqttConfig {
+                address: HostPort::try_new(&format!("{host}:8883")).expect("made to be one"),
+                topic: format!("scanside/{host}"),
+                client_id: format!("client {n}"),
+                user: flag.then(|| "a \"user\"".to_owned()),
+                password_file: flag.then(|| "credential:mqtt".into()),
+                tls: Some(MqttTlsConfig { ca_file: "/etc/ca.pem".into(), identity: identity.filter(|_| timeout_s % 2 == 0) }),
+                on: vec![VerdictKind::Flagged, VerdictKind::Indeterminate],
+                timeout_s,
+                include_accession_number: flag,
+            });
         }
         config
     })
@@ -239,7 +256,7 @@ proptest! {
 
     #[test]
     fn no_toml_like_text_makes_the_parser_panic_and_lines_stay_inside(
-        lines in proptest::collection::vec("(\\[?\\[(dicom|web|alerts\\.webhook|x)\\]?\\])|((listen|url|on|peers|quiet_s) = .{0,20})|.{0,20}", 0..12)
+        lines in proptest::collection::vec("(\\[?\\[(dicom|web|alerts\\.webhook|alerts\\.mqtt|x)\\]?\\])|((listen|url|address|topic|on|peers|quiet_s) = .{0,20})|.{0,20}", 0..12)
     ) {
         let text = lines.join("\n");
         if let Err(faults) = Config::parse(&text) {

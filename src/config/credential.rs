@@ -53,7 +53,7 @@ pub fn credential_file<'p>(path: &'p Path, credentials_dir: Option<&Path>) -> Co
 /// The configuration with files in the place of all names of credentials, `credentials_dir` being systemd's.
 #[must_use]
 pub fn with_credential_files(mut config: Config, credentials_dir: Option<&Path>) -> Config {
-    let mut files: Vec<&mut PathBuf> = config.alerts.webhook.iter_mut().map(|hook| &mut hook.secret_file).collect();
+    let mut files = super::alerts::files(&mut config.alerts);
     if let Some(tls) = &mut config.dicom.tls {
         files.extend([&mut tls.certificate_file, &mut tls.key_file]);
         files.extend(&mut tls.client_ca_file);
@@ -87,7 +87,9 @@ mod tests {
     fn every_file_of_the_configuration_may_be_a_credential() {
         let text = "[dicom.tls]\nlisten = \"0.0.0.0:2762\"\ncertificate_file = \"credential:a\"\nkey_file = \"credential:b\"\n\
                     client_ca_file = \"credential:c\"\n[web]\nclaim_code_file = \"credential:d\"\n[web.tls]\n\
-                    [[alerts.webhook]]\nurl = \"https://a/\"\nsecret_file = \"credential:e\"\n";
+                    [[alerts.webhook]]\nurl = \"https://a/\"\nsecret_file = \"credential:e\"\n[[alerts.mqtt]]\naddress = \"b:8883\"\n\
+                    topic = \"t\"\nuser = \"u\"\npassword_file = \"credential:f\"\n[alerts.mqtt.tls]\nca_file = \"credential:g\"\n\
+                    certificate_file = \"credential:h\"\nkey_file = \"credential:i\"\n";
         let config = Config::parse(text).expect("valid");
         assert_eq!(Config::parse(&config.to_toml()).as_ref(), Ok(&config));
         let resolved = with_credential_files(config, Some(Path::new("/c")));

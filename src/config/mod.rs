@@ -3,10 +3,11 @@
 //! Nothing binds or opens until a whole `Config` exists (DESIGN.md section 4). `Config::default()` is the file without a line in it:
 //! loopback only, simulated board, no alerts. Durations end in `_s`, sizes in `_mib`, bounds in `_max` or `_min`.
 //!
-//! `reader.rs` walks the parsed document and collects faults, `parse.rs`, `access.rs` and `web.rs` say which keys exist and what they may hold,
+//! `reader.rs` walks the parsed document and collects faults, `parse.rs`, `access.rs`, `alerts.rs` and `web.rs` say which keys exist and what they may hold,
 //! `values.rs` holds the small value types, `credential.rs` finds the files of `credential:NAME`, `text.rs` writes a `Config` back as TOML, `notices.rs` says what of it people must know.
 
 mod access;
+mod alerts;
 mod credential;
 #[cfg(test)]
 #[path = "../../fuzz/config_targets.rs"]
@@ -24,11 +25,13 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::domain::{AeTitle, Uid, VerdictKind};
+use crate::domain::{AeTitle, Uid};
 
 pub use access::{PeerConfig, TlsConfig};
+pub use alerts::{AlertsConfig, MqttConfig, MqttTlsConfig, WebhookConfig};
 pub use credential::{credential_file, with_credential_files};
 pub use values::{Durability, EngineChoice, HostPort, LogLevel, PeerRange, WebhookUrl};
+pub use web::{WebConfig, WebTlsConfig};
 
 /// Longest configuration file, bytes: a real one has a few thousand.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -244,64 +247,6 @@ pub struct BoardConfig {
     pub keeper: Option<PathBuf>,
 }
 
-/// `[web]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebConfig {
-    /// Address and port of the page.
-    pub listen: SocketAddr,
-    /// Allows the page in plain text on an address that is not loopback.
-    pub plain_text_off_loopback: bool,
-    /// Names, beyond addresses and `localhost`, by which the page may be called (checked against DNS rebinding).
-    pub host_names: Vec<String>,
-    /// `[web.tls]`: the certificate of the page; `None`: plain text.
-    pub tls: Option<WebTlsConfig>,
-    /// File with the code by which the page is opened from other machines; `None`: there is no login.
-    pub claim_code_file: Option<PathBuf>,
-}
-
-/// `[web.tls]`. Both files are PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebTlsConfig {
-    /// The certificate of the page, then those between it and its authority.
-    pub certificate_file: PathBuf,
-    /// Its private key; readable by the service alone.
-    pub key_file: PathBuf,
-}
-
-impl Default for WebTlsConfig {
-    /// The identity of the box.
-    fn default() -> Self {
-        Self {
-            certificate_file: PathBuf::from("credential:identity/device.crt"),
-            key_file: PathBuf::from("credential:identity/device.key"),
-        }
-    }
-}
-
-/// `[alerts]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AlertsConfig {
-    /// An alert that could not be delivered for this long makes the device degraded, seconds.
-    pub undelivered_s_max: u64,
-    /// `[[alerts.webhook]]`, in order: channel `webhook:0`, `webhook:1` ...
-    pub webhook: Vec<WebhookConfig>,
-}
-
-/// One `[[alerts.webhook]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebhookConfig {
-    /// Where verdicts are posted.
-    pub url: WebhookUrl,
-    /// File with the secret that signs them.
-    pub secret_file: PathBuf,
-    /// Which verdicts are posted.
-    pub on: Vec<VerdictKind>,
-    /// Longest delivery, connection included, seconds.
-    pub timeout_s: u64,
-    /// Whether the accession number, which is patient data, goes along.
-    pub include_accession_number: bool,
-}
-
 /// `[pacs]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PacsConfig {
@@ -390,19 +335,6 @@ impl Default for InferConfig {
 impl Default for BoardConfig {
     fn default() -> Self {
         Self { profile: "sim".to_owned(), profiles_dir: None, keeper: None }
-    }
-}
-
-impl Default for WebConfig {
-    fn default() -> Self {
-        let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-        Self { listen, plain_text_off_loopback: false, host_names: Vec::new(), tls: None, claim_code_file: None }
-    }
-}
-
-impl Default for AlertsConfig {
-    fn default() -> Self {
-        Self { undelivered_s_max: 900, webhook: Vec::new() }
     }
 }
 

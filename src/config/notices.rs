@@ -19,20 +19,7 @@ impl Config {
             );
         }
         super::web::notices(&self.web, &mut add);
-        for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
-            if !webhook.url.is_https() && !webhook.url.is_loopback() {
-                add(
-                    &format!("alerts.webhook[{idx}].url"),
-                    format!("Alerts to {} travel in plain text (signed, but readable).", webhook.url.authority()),
-                );
-            }
-            if webhook.include_accession_number {
-                add(
-                    &format!("alerts.webhook[{idx}].include_accession_number"),
-                    format!("Alerts to {} carry the accession number, which is patient data.", webhook.url.authority()),
-                );
-            }
-        }
+        super::alerts::notices(&self.alerts, &mut add);
         if let Some(pacs) = &self.pacs {
             self.add_pacs_notices(pacs, &mut add);
         }
@@ -77,9 +64,7 @@ impl Config {
                 list.push((format!("calls {call}"), format!("answers of storage commitments to {}", peer.ae_title)));
             }
         }
-        for (idx, webhook) in self.alerts.webhook.iter().enumerate() {
-            list.push((format!("calls {}", webhook.url.authority()), format!("alerts, channel webhook:{idx}")));
-        }
+        list.extend(super::alerts::addresses(&self.alerts));
         if let Some(pacs) = &self.pacs {
             list.push((format!("calls {}", pacs.address.as_str()), format!("the PACS {}, for missing series", pacs.ae_title)));
         }

@@ -7,20 +7,18 @@ use toml::de::DeTable;
 
 use super::reader::{Faults, Section};
 use super::{
-    AlertsConfig, AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, Durability, EngineChoice, HostPort, InferConfig,
-    LogConfig, LogLevel, NpuConfig, PacsConfig, PeerRange, SpoolConfig, WebhookConfig, WebhookUrl,
+    AssembleConfig, BoardConfig, Config, ConfigFault, DicomConfig, Durability, EngineChoice, HostPort, InferConfig, LogConfig,
+    LogLevel, NpuConfig, PacsConfig, PeerRange, SpoolConfig,
 };
-use super::{access, credential, web};
-use crate::domain::{AeTitle, Uid, VerdictKind};
+use super::{access, alerts, web};
+use crate::domain::{AeTitle, Uid};
 
-/// A site has a few receivers; each costs a worker.
-const WEBHOOKS_MAX: usize = 8;
 /// Longest list of names or addresses.
 pub(super) const LIST_MAX: usize = 256;
 /// As many as go to a worker (`infer/npu/protocol.rs`).
 const NPU_OPTIONS_MAX: usize = 64;
 /// A day, seconds: nothing here waits longer.
-const DAY_S: u64 = 86_400;
+pub(super) const DAY_S: u64 = 86_400;
 
 pub(super) fn default_ae_title() -> AeTitle {
     #[allow(clippy::expect_used)] // a constant, proven by every test that makes a Config
@@ -35,16 +33,17 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
         faults.add(offset, "", format!("not valid TOML: {}", error.message()));
     }
     let mut root = Section::new("", Some(document.get_ref()), 0);
+    let dicom = dicom(&mut faults, &mut root);
     let config = Config {
-        dicom: dicom(&mut faults, &mut root),
         spool: spool(&mut faults, &mut root),
         assemble: assemble(&mut faults, &mut root),
         infer: infer(&mut faults, &mut root),
         board: board(&mut faults, &mut root),
         web: web::web(&mut faults, &mut root),
-        alerts: alerts(&mut faults, &mut root),
+        alerts: alerts::alerts(&mut faults, &mut root, &dicom.ae_title),
         pacs: root.is_set("pacs").then(|| pacs(&mut faults, &mut root)).flatten(),
         log: log(&mut faults, &mut root),
+        dicom,
     };
     root.know("pacs");
     let plain = Some(config.dicom.listen).filter(|_| config.dicom.plain).map(|address| (address, "dicom.listen"));
@@ -214,34 +213,6 @@ fn board(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> BoardConfig {
     config
 }
 
-fn alerts(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> AlertsConfig {
-    let default = AlertsConfig::default();
-    let mut section = root.section(faults, "alerts");
-    let undelivered_s_max = section.integer(faults, "undelivered_s_max", default.undelivered_s_max, 10, DAY_S, "seconds");
-    let entries = section.sections(faults, "webhook", WEBHOOKS_MAX);
-    let webhook = entries.into_iter().filter_map(|entry| webhook(faults, entry)).collect();
-    section.finish(faults);
-    AlertsConfig { undelivered_s_max, webhook }
-}
-
-fn webhook(faults: &mut Faults<'_>, mut s: Section<'_, '_>) -> Option<WebhookConfig> {
-    let url = s.text(faults, "url", WebhookUrl::try_new);
-    s.missing(faults, "url", "where are verdicts posted? For example url = \"https://alerts.hospital.example/scanside\"");
-    let secret_file: Option<PathBuf> = s.text(faults, "secret_file", credential::path);
-    s.missing(faults, "secret_file", "the file with the secret that signs each message");
-    let n_faults = faults.len();
-    let on = s.texts(faults, "on", 3, verdict_kind);
-    if faults.len() == n_faults && on.as_ref().is_some_and(Vec::is_empty) {
-        faults.add(s.offset_of("on"), s.full("on"), format!("is empty, so nothing would be posted: choose from {VERDICTS}"));
-    }
-    let timeout_s = s.integer(faults, "timeout_s", 10, 1, 120, "seconds");
-    let include_accession_number = s.boolean(faults, "include_accession_number", false);
-    s.finish(faults);
-    let mut on = on.unwrap_or_else(|| vec![VerdictKind::Flagged, VerdictKind::Indeterminate, VerdictKind::NotFlagged]);
-    on.dedup();
-    Some(WebhookConfig { url: url?, secret_file: secret_file?, on, timeout_s, include_accession_number })
-}
-
 fn pacs(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> Option<PacsConfig> {
     let mut section = root.section(faults, "pacs");
     let s = &mut section;
@@ -266,15 +237,6 @@ fn log(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> LogConfig {
     });
     section.finish(faults);
     LogConfig { level: level.unwrap_or_default() }
-}
-
-const VERDICTS: &str = "\"flagged\", \"indeterminate\", \"not_flagged\"";
-
-fn verdict_kind(text: &str) -> Result<VerdictKind, String> {
-    [VerdictKind::Flagged, VerdictKind::NotFlagged, VerdictKind::Indeterminate]
-        .into_iter()
-        .find(|kind| kind.as_str() == text)
-        .ok_or_else(|| format!("{text:?} is no verdict: choose from {VERDICTS}"))
 }
 
 fn durability(text: &str) -> Result<Durability, String> {

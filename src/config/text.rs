@@ -93,13 +93,7 @@ pub(super) fn to_toml(config: &Config) -> String {
     let w = &config.web;
     line(super::web::plain_lines(w));
     super::web::lines(w, &mut line);
-    line(format!("\n[alerts]\nundelivered_s_max = {}", config.alerts.undelivered_s_max));
-    for webhook in &config.alerts.webhook {
-        let on: Vec<&str> = webhook.on.iter().map(|kind| kind.as_str()).collect();
-        line(format!("\n[[alerts.webhook]]\nurl = {}", quoted(webhook.url.as_str())));
-        line(format!("secret_file = {}\non = {}", quoted(&webhook.secret_file.to_string_lossy()), list(&on)));
-        line(format!("timeout_s = {}\ninclude_accession_number = {}", webhook.timeout_s, webhook.include_accession_number));
-    }
+    super::alerts::lines(&config.alerts, &mut line);
     if let Some(pacs) = &config.pacs {
         line(format!("\n[pacs]\nae_title = {}", quoted(pacs.ae_title.as_str())));
         line(format!("address = {}", quoted(pacs.address.as_str())));

@@ -1,10 +1,54 @@
 //! `[web]` and `[web.tls]`: TOML tables in -> where the page is, its certificate and its login; written back, and what the page must say.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::Config;
 use super::credential;
 use super::parse::{host_name, listen};
 use super::reader::{Faults, Section};
 use super::text::{list, quoted};
-use super::{Config, WebConfig, WebTlsConfig};
+
+/// `[web]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebConfig {
+    /// Address and port of the page.
+    pub listen: SocketAddr,
+    /// Allows the page in plain text on an address that is not loopback.
+    pub plain_text_off_loopback: bool,
+    /// Names, beyond addresses and `localhost`, by which the page may be called (checked against DNS rebinding).
+    pub host_names: Vec<String>,
+    /// `[web.tls]`: the certificate of the page; `None`: plain text.
+    pub tls: Option<WebTlsConfig>,
+    /// File with the code by which the page is opened from other machines; `None`: there is no login.
+    pub claim_code_file: Option<PathBuf>,
+}
+
+/// `[web.tls]`. Both files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebTlsConfig {
+    /// The certificate of the page, then those between it and its authority.
+    pub certificate_file: PathBuf,
+    /// Its private key; readable by the service alone.
+    pub key_file: PathBuf,
+}
+
+impl Default for WebTlsConfig {
+    /// The identity of the box.
+    fn default() -> Self {
+        Self {
+            certificate_file: PathBuf::from("credential:identity/device.crt"),
+            key_file: PathBuf::from("credential:identity/device.key"),
+        }
+    }
+}
+
+impl Default for WebConfig {
+    fn default() -> Self {
+        let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+        Self { listen, plain_text_off_loopback: false, host_names: Vec::new(), tls: None, claim_code_file: None }
+    }
+}
 
 pub(super) fn web(faults: &mut Faults<'_>, root: &mut Section<'_, '_>) -> WebConfig {
     let default = WebConfig::default();

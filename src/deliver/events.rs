@@ -36,15 +36,32 @@ pub enum DeliverEvent {
         /// Why.
         error: String,
     },
-    /// Notices have waited longer than the limit.
+    /// Notices have waited longer than the limit, or a channel cannot be used for longer than that.
     AlertsUndelivered {
-        /// How many wait.
-        n_waiting: u64,
-        /// Age of the oldest, seconds.
-        oldest_s: u64,
+        /// A sentence for each.
+        detail: String,
     },
-    /// All notices are delivered again, or younger than the limit.
+    /// All notices are delivered again, or younger than the limit, and every channel can be used or could be lately.
     AlertsRecovered,
+    /// A broker has let us in, and acknowledged what we published.
+    BrokerConnected {
+        /// Channel.
+        channel: String,
+    },
+    /// There is no connection to a broker, or no longer, or for another reason than before.
+    BrokerLost {
+        /// Channel.
+        channel: String,
+        /// Why, with the remedy where one is likely.
+        reason: String,
+    },
+    /// A broker does not take the status of this box.
+    BrokerStatusRefused {
+        /// Channel.
+        channel: String,
+        /// Why, with the remedy where one is likely.
+        reason: String,
+    },
     /// The requester has taken the answer of its storage commitment.
     CommitmentDelivered {
         /// Number in the table.
@@ -89,6 +106,9 @@ impl Event for DeliverEvent {
             Self::OutboxFailing { .. } => "OutboxFailing",
             Self::AlertsUndelivered { .. } => "AlertsUndelivered",
             Self::AlertsRecovered => "AlertsRecovered",
+            Self::BrokerConnected { .. } => "BrokerConnected",
+            Self::BrokerLost { .. } => "BrokerLost",
+            Self::BrokerStatusRefused { .. } => "BrokerStatusRefused",
             Self::CommitmentDelivered { .. } => "CommitmentDelivered",
             Self::CommitmentFailed { .. } => "CommitmentFailed",
             Self::CommitmentGivenUp { .. } => "CommitmentGivenUp",
@@ -97,8 +117,15 @@ impl Event for DeliverEvent {
 
     fn level(&self) -> Level {
         match self {
-            Self::NoticeDelivered { .. } | Self::AlertsRecovered | Self::CommitmentDelivered { .. } => Level::Info,
-            Self::NoticeFailed { .. } | Self::NoticeOrphaned { .. } | Self::CommitmentFailed { .. } => Level::Warn,
+            Self::NoticeDelivered { .. }
+            | Self::AlertsRecovered
+            | Self::BrokerConnected { .. }
+            | Self::CommitmentDelivered { .. } => Level::Info,
+            Self::NoticeFailed { .. }
+            | Self::NoticeOrphaned { .. }
+            | Self::BrokerLost { .. }
+            | Self::BrokerStatusRefused { .. }
+            | Self::CommitmentFailed { .. } => Level::Warn,
             Self::OutboxFailing { .. } | Self::AlertsUndelivered { .. } | Self::CommitmentGivenUp { .. } => Level::Error,
         }
     }
@@ -121,10 +148,16 @@ impl Event for DeliverEvent {
                 )
             }
             Self::OutboxFailing { error } => format!("The outbox cannot be read or written: {error}."),
-            Self::AlertsUndelivered { n_waiting, oldest_s } => {
-                format!("{n_waiting} alert(s) wait for delivery, the oldest for {oldest_s} s.")
-            }
+            Self::AlertsUndelivered { detail } => format!("Alerts do not arrive: {detail}"),
             Self::AlertsRecovered => "Alerts are delivered again.".to_owned(),
+            Self::BrokerConnected { channel } => format!("The broker of {channel} has let us in: alerts can be delivered."),
+            Self::BrokerLost { channel, reason } => {
+                let stop = if reason.ends_with('?') { "" } else { "." };
+                format!("No connection to the broker of {channel}: {reason}{stop}")
+            }
+            Self::BrokerStatusRefused { channel, reason } => {
+                format!("The broker of {channel} does not take the status of this box: {reason}.")
+            }
             Self::CommitmentDelivered { id, requester, attempts } => {
                 format!("Storage commitment {id} was told to {requester}, which has taken it at try {attempts}.")
             }

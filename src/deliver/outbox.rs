@@ -8,7 +8,8 @@
 //!
 //! One worker per channel, so that a slow or dead channel never delays another. Within a channel the oldest notice goes first.
 //! Back-off doubles from 1 s to 5 min with a spread of a fifth, derived from the notice's number: no two boxes or notices keep step,
-//! and the same history gives the same times. A new notice cuts a pause short: it may be urgent, and the receiver may be back.
+//! and the same history gives the same times. A new notice cuts a pause short: it may be urgent, and the receiver may be back. A channel that
+//! knows when its receiver is back says so, and what waits is tried at once.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,8 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::age::WaitingAge;
 use super::events::DeliverEvent;
+use super::outbox_watch::{DeliveryHealth, Watcher};
 use super::webhook::{DeliveryError, Webhook};
 use crate::domain::WallTime;
 use crate::journal::Journal;
@@ -34,20 +35,42 @@ pub const BACKOFF_MS_MAX: u64 = 300_000;
 const FETCH_MAX: usize = 16;
 /// A worker looks at the outbox this often even when nobody wakes it.
 const IDLE_POLL: Duration = Duration::from_secs(5);
-/// The outbox's age is looked at this often.
-const HEALTH_POLL: Duration = Duration::from_secs(2);
 /// At shutdown a delivery in flight gets this long; the idempotency key makes a repetition harmless.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
 /// A delivery in flight.
 pub type DeliveryFuture<'a> = Pin<Box<dyn Future<Output = Result<(), DeliveryError>> + Send + 'a>>;
 
-/// A way out of the box.
+/// What keeps a channel open.
+pub type UpkeepFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Why a channel cannot be used now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelTrouble {
+    /// For how long, seconds.
+    pub for_s: u64,
+    /// A sentence.
+    pub reason: String,
+}
+
+/// A way out of the box. One that connects for each delivery has the first two functions only; one that holds a connection has all.
 pub trait Channel: Send + Sync {
     /// Name in the outbox, such as `webhook:0`.
     fn name(&self) -> &str;
     /// Tries once to deliver; must end by itself within a bounded time.
     fn deliver<'a>(&'a self, entry: &'a OutboxEntry, now: WallTime) -> DeliveryFuture<'a>;
+    /// What keeps the connection until `shutdown` is true. Asked for once, at the start.
+    fn upkeep(&self, _shutdown: watch::Receiver<bool>) -> Option<UpkeepFuture> {
+        None
+    }
+    /// Changes each time the connection is there again: what waits is tried at once then.
+    fn reopened(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+    /// Why there is no connection, if there is none: the next alert would not arrive.
+    fn trouble(&self) -> Option<ChannelTrouble> {
+        None
+    }
 }
 
 impl Channel for Webhook {
@@ -58,21 +81,6 @@ impl Channel for Webhook {
     fn deliver<'a>(&'a self, entry: &'a OutboxEntry, now: WallTime) -> DeliveryFuture<'a> {
         Box::pin(self.post(&entry.body, &entry.idempotency_key, now))
     }
-}
-
-/// How the outbox stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeliveryHealth {
-    /// Whether a notice has waited longer than the limit, or the outbox cannot be read: the condition `AlertsUndelivered`.
-    pub undelivered: bool,
-    /// Notices that wait.
-    pub n_waiting: u64,
-    /// Age of the oldest, seconds.
-    pub oldest_s: Option<u64>,
-    /// A sentence about what is wrong.
-    pub detail: Option<String>,
-    /// Deliveries since the start: changes when a page should be drawn anew.
-    pub n_delivered: u64,
 }
 
 /// Wakes the workers; clones share it.
@@ -127,11 +135,15 @@ impl Deliverer {
     /// Runs until `shutdown` becomes true (or its sender is gone); what is not delivered stays in the outbox.
     pub async fn run(self, shutdown: watch::Receiver<bool>) {
         let mut workers = JoinSet::new();
-        let names: Vec<String> = self.channels.iter().map(|channel| channel.name().to_owned()).collect();
-        for channel in self.channels {
+        for channel in &self.channels {
+            if let Some(upkeep) = channel.upkeep(shutdown.clone()) {
+                workers.spawn(upkeep);
+            }
             let worker = Worker {
                 store: Arc::clone(&self.store),
-                channel,
+                channel: Arc::clone(channel),
+                reopened: channel.reopened(),
+                all_are_due: false,
                 journal: self.journal.clone(),
                 clock: self.clock,
                 wake: self.wake.subscribe(),
@@ -142,7 +154,7 @@ impl Deliverer {
         }
         let watcher = Watcher {
             store: self.store,
-            names,
+            channels: self.channels,
             journal: self.journal,
             clock: self.clock,
             undelivered_s_max: self.undelivered_s_max,
@@ -153,8 +165,18 @@ impl Deliverer {
     }
 }
 
+/// Ends when `seen` changes; never where there is nothing to see.
+async fn changed_or_never(seen: &mut Option<watch::Receiver<u64>>) {
+    if let Some(seen) = seen
+        && seen.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 /// Ends when shutdown is asked for.
-async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
+pub(super) async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, and with it whoever could ask.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
@@ -186,6 +208,9 @@ enum Round {
 struct Worker {
     store: Arc<dyn Store>,
     channel: Arc<dyn Channel>,
+    reopened: Option<watch::Receiver<u64>>,
+    /// Whether the next round tries everything that waits, whenever its next attempt would be.
+    all_are_due: bool,
     journal: Journal,
     clock: fn() -> WallTime,
     wake: watch::Receiver<u64>,
@@ -212,6 +237,7 @@ impl Worker {
                         () = tokio::time::sleep(pause.saturating_sub(at_least)) => {}
                         // The sender lives as long as the deliverer's waker; without one the poll remains.
                         changed = self.wake.changed() => if changed.is_err() { tokio::time::sleep(pause).await },
+                        () = changed_or_never(&mut self.reopened) => self.all_are_due = true,
                     }
                 } => {}
             }
@@ -219,8 +245,9 @@ impl Worker {
     }
 
     async fn round(&mut self, shutdown: &mut watch::Receiver<bool>) -> Round {
-        let (name, now) = (self.channel.name().to_owned(), (self.clock)());
-        let mut due = match blocking(&self.store, move |store| store.outbox_due_on(&name, now, FETCH_MAX)).await {
+        let name = self.channel.name().to_owned();
+        let due_by = if std::mem::take(&mut self.all_are_due) { WallTime(i64::MAX) } else { (self.clock)() };
+        let mut due = match blocking(&self.store, move |store| store.outbox_due_on(&name, due_by, FETCH_MAX)).await {
             Ok(due) => due,
             Err(error) => return self.store_failing(error),
         };
@@ -286,84 +313,6 @@ impl Worker {
         self.journal.record(&DeliverEvent::OutboxFailing { error });
         self.n_failures = self.n_failures.saturating_add(1);
         Round::Pause(backoff_ms(0, self.n_failures))
-    }
-}
-
-/// Looks after the age of what waits, and after notices for channels that nobody serves.
-struct Watcher {
-    store: Arc<dyn Store>,
-    names: Vec<String>,
-    journal: Journal,
-    clock: fn() -> WallTime,
-    undelivered_s_max: u64,
-    health: Arc<watch::Sender<DeliveryHealth>>,
-}
-
-impl Watcher {
-    async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let (mut was_bad, mut waiting) = (false, WaitingAge::default());
-        let mut orphans: Vec<String> = Vec::new();
-        loop {
-            let mut bad = false;
-            match self.look(&mut waiting).await {
-                Ok(health) => {
-                    bad = health.undelivered;
-                    if bad && !was_bad {
-                        let (n_waiting, oldest_s) = (health.n_waiting, health.oldest_s.unwrap_or(0));
-                        self.journal.record(&DeliverEvent::AlertsUndelivered { n_waiting, oldest_s });
-                    } else if was_bad && !bad {
-                        self.journal.record(&DeliverEvent::AlertsRecovered);
-                    }
-                    self.publish(health);
-                    self.look_for_orphans(&mut orphans).await;
-                }
-                Err(error) => {
-                    self.journal.record(&DeliverEvent::OutboxFailing { error: error.clone() });
-                    self.publish(DeliveryHealth { undelivered: true, detail: Some(error), ..DeliveryHealth::default() });
-                }
-            }
-            was_bad = bad;
-            tokio::select! {
-                () = asked_to_stop(&mut shutdown) => return,
-                () = tokio::time::sleep(HEALTH_POLL) => {}
-            }
-        }
-    }
-
-    fn publish(&self, health: DeliveryHealth) {
-        self.health.send_if_modified(|old| {
-            let new = DeliveryHealth { n_delivered: old.n_delivered, ..health };
-            let changed = *old != new;
-            *old = new;
-            changed
-        });
-    }
-
-    async fn look(&self, waiting: &mut WaitingAge) -> Result<DeliveryHealth, String> {
-        let stats = blocking(&self.store, |store| store.outbox_stats()).await?;
-        let oldest_s = waiting.seconds(stats.oldest_waiting_at, (self.clock)(), tokio::time::Instant::now());
-        let undelivered = oldest_s.is_some_and(|age| age > self.undelivered_s_max);
-        let detail = undelivered.then(|| {
-            let cause = stats.last_error.as_deref().map(|error| format!(" Last error: {error}.")).unwrap_or_default();
-            format!("{} alert(s) wait, the oldest for {} s.{cause}", stats.n_waiting, oldest_s.unwrap_or(0))
-        });
-        Ok(DeliveryHealth { undelivered, n_waiting: stats.n_waiting, oldest_s, detail, n_delivered: 0 })
-    }
-
-    /// A notice whose channel left the configuration is not dropped: it waits, ages, and is named once per start.
-    async fn look_for_orphans(&self, known: &mut Vec<String>) {
-        let now = (self.clock)();
-        let Ok(due) = blocking(&self.store, move |store| store.outbox_due(now, FETCH_MAX)).await else { return };
-        for entry in due.into_iter().filter(|entry| !self.names.contains(&entry.channel)) {
-            if !known.contains(&entry.channel) {
-                known.push(entry.channel.clone());
-                self.journal.record(&DeliverEvent::NoticeOrphaned { channel: entry.channel.clone() });
-            }
-            let retry_at = WallTime(now.0.saturating_add(i64::try_from(BACKOFF_MS_MAX).unwrap_or(i64::MAX)));
-            let text = format!("{} is not in the configuration", entry.channel);
-            // Not recorded now, it is met again at the next look.
-            let _ = blocking(&self.store, move |store| store.outbox_failed(entry.id, &text, retry_at)).await;
-        }
     }
 }
 

@@ -2,98 +2,24 @@
 //!
 //! dicom-ul's own TLS client would bring a second set of rustls features; its PDU codec is used. Source: PS3.8 section 9.3, PS3.15 section B.12.
 
-use std::io::Read;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::{
     AbortRQSource, AssociationRQ, Pdu, PresentationContextProposed, PresentationContextResultReason, RequestorRoles,
     UserVariableItem, read_pdu, write_pdu,
 };
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::tls_client::TlsClient;
 use super::transport::{Offer, Peer};
 
-/// A PEM file has a few KiB.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// PDU header: type, reserved, length (PS3.8 section 9.3.1).
 const HEADER: usize = 6;
 /// A PDU length of 0 means no limit (PS3.8 section D.1); then this is ours.
 const UNLIMITED: u32 = 1024 * 1024;
-
-/// Why there is no TLS, with the remedy where one is likely.
-fn no_tls(error: &std::io::Error) -> String {
-    use rustls::{CertificateError as Certificate, Error};
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    let remedy = match inner {
-        Some(Error::InvalidCertificate(Certificate::UnknownIssuer)) => {
-            "give --tls-ca the authority that signed the peer's certificate"
-        }
-        Some(Error::InvalidCertificate(Certificate::NotValidForName | Certificate::NotValidForNameContext { .. })) => {
-            "its certificate is for another name: send to a name that it holds, or renew it with this one"
-        }
-        Some(Error::InvalidCertificate(Certificate::Other(_))) => {
-            "a certificate that is its own authority is not taken: make one for the peer with basicConstraints=CA:FALSE"
-        }
-        Some(Error::InvalidMessage(_)) => "is TLS spoken on that port?",
-        Some(Error::AlertReceived(_)) => "the peer refused us: it may ask for --tls-cert and --tls-key that it trusts",
-        _ => return format!("no TLS: {error}"),
-    };
-    format!("no TLS: {error}: {remedy}")
-}
-
-/// Whom we trust and who we are.
-#[derive(Clone, Debug)]
-pub struct TlsClient(Arc<ClientConfig>);
-
-impl TlsClient {
-    /// Trusts the authorities in `ca_file`, and shows the certificate of `identity` (certificate file, key file) when asked. PEM files.
-    ///
-    /// # Errors
-    /// A sentence that names the file.
-    pub fn load(ca_file: &Path, identity: Option<(&Path, &Path)>) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(ca_file)? {
-            roots.add(certificate).map_err(|error| format!("{}: {error}", ca_file.display()))?;
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots);
-        let config = match identity {
-            None => builder.with_no_client_auth(),
-            Some((certificate_file, key_file)) => {
-                let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", key_file.display());
-                let key = PrivateKeyDer::from_pem_slice(&read(key_file)?).map_err(|error| wrong(&error))?;
-                builder.with_client_auth_cert(certificates(certificate_file)?, key).map_err(|error| wrong(&error))?
-            }
-        };
-        Ok(Self(Arc::new(config)))
-    }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    match found {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(format!("{}: holds no certificate", path.display())),
-        Err(error) => Err(format!("{}: is no PEM file: {error}", path.display())),
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-    read.map(|_| bytes).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
-}
 
 /// Why there is no association.
 #[derive(Debug)]
@@ -116,15 +42,7 @@ pub(super) struct SecureAssociation {
 impl SecureAssociation {
     /// Connects to the peer (`HOST:PORT`), whose certificate must be for HOST, and proposes.
     pub(super) async fn open(peer: Peer<'_>, tls: &TlsClient, offer: &Offer) -> Result<Self, NotOpened> {
-        let to = peer.to;
-        let host = to.rsplit_once(':').map_or(to, |(host, _)| host).trim_matches(['[', ']']);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| NotOpened::Failed(format!("{host:?} is no host name")))?;
-        let connecting = async {
-            let stream = TcpStream::connect(to).await.map_err(|error| format!("no connection: {error}"))?;
-            stream.set_nodelay(true).map_err(|error| format!("no connection: {error}"))?;
-            TlsConnector::from(Arc::clone(&tls.0)).connect(name, stream).await.map_err(|error| no_tls(&error))
-        };
-        let stream = timeout(peer.options.connect_timeout, connecting).await;
+        let stream = timeout(peer.options.connect_timeout, tls.connect(peer.to)).await;
         let stream = stream.map_err(|_| NotOpened::Failed("no connection in time".to_owned()))?.map_err(NotOpened::Failed)?;
         let mut association = Self {
             stream,

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use super::association::{Association, AssociationOptions, DataSet, Message};
 use super::dimse_scu::{self, Request, Response};
 use super::part10::{self, Part10};
-pub use super::secure_scu::TlsClient;
+pub use super::tls_client::TlsClient;
 use super::transport::{Broken, Offer, Peer};
 use crate::domain::{AeTitle, Uid};
 

@@ -5,7 +5,8 @@ use dicom_ul::pdu::{Pdu, UserVariableItem};
 use tokio::net::TcpStream;
 
 use super::association::AssociationOptions;
-use super::secure_scu::{NotOpened, SecureAssociation, TlsClient};
+use super::secure_scu::{NotOpened, SecureAssociation};
+use super::tls_client::TlsClient;
 use crate::domain::AeTitle;
 
 /// One peer and how we call each other.

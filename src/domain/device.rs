@@ -76,7 +76,7 @@ impl DeviceCondition {
             Self::StorageFailing => "Writing to the store fails: check the disk and its mount.",
             Self::Hot => "The processor is at its temperature limit: check ventilation.",
             Self::MemoryShort => "Memory is short: restart the box; if it returns, call service.",
-            Self::AlertsUndelivered => "An alert could not be delivered: check the receiver's address and the network.",
+            Self::AlertsUndelivered => "Alerts do not arrive: check the receiver's address and the network.",
             Self::CommitmentsUndelivered => {
                 "The answer of a storage commitment could not be told: check call of the requester in [[dicom.peer]], and the network."
             }

@@ -19,11 +19,13 @@ use super::sink::GatedSink;
 use super::sockets::{self, Handed};
 use super::status::StatusTeller;
 use super::vitals::Vitals;
-use super::{ServiceError, ServiceOptions, budget, facts, fetch, health_file, monotonic_now, settings, speed, uptime, wall_now};
+use super::{
+    ServiceError, ServiceOptions, budget, facts, fetch, health_file, monotonic_now, receivers, settings, speed, uptime, wall_now,
+};
 use crate::assemble::{AssembleEvent, Assembler};
 use crate::board::{self, BoardError, BoardNotice, BoardProfile, LampHandle, LampOptions, keeper_client, lamp_thread};
 use crate::config::Config;
-use crate::deliver::{Channel, Deliverer, EventReporter, Secret, Webhook};
+use crate::deliver::{Channel, Deliverer, EventReporter};
 use crate::domain::{DeviceCondition, Lamp, StoredInstance, Study, Verdict};
 use crate::journal::Journal;
 use crate::receive::{self, Listeners};
@@ -58,6 +60,8 @@ pub struct Service {
     dicom: Listeners,
     web: PageListener,
     channels: Vec<Arc<dyn Channel>>,
+    /// The lamp, as the channels are told.
+    shown: watch::Sender<Lamp>,
     addresses: Addresses,
     /// Listeners of systemd's for which nothing is configured.
     unused: Vec<std::net::TcpListener>,
@@ -83,7 +87,8 @@ impl Service {
         for notice in &sockets.notices {
             journal.record(&ServiceReport::SocketOverruled { text: format!("{}: {}", notice.name, notice.text) });
         }
-        let channels = channels(&config)?;
+        let (shown, lamp_shown) = watch::channel(Lamp::Dark);
+        let channels = receivers::channels(&config, &lamp_shown, &journal)?;
         let profile = BoardProfile::load(&config.board.profile, config.board.profiles_dir.as_deref())
             .map_err(|error| ServiceError::Configuration(error.to_string()))?;
         let (notices, board_notices) = mpsc::channel(BOARD_NOTICES_MAX);
@@ -116,6 +121,7 @@ impl Service {
             dicom,
             web,
             channels,
+            shown,
             addresses,
             unused,
             socket_notices,
@@ -157,6 +163,7 @@ impl Service {
             dicom,
             web,
             channels,
+            shown,
             addresses,
             unused,
             socket_notices,
@@ -232,7 +239,7 @@ impl Service {
             instances_per_study_max: config.assemble.instances_per_study_max,
             in_work: None,
             overloaded,
-            webhooks: config.alerts.webhook.clone(),
+            receivers: receivers::receivers(&config),
             waker,
             delivery,
             commitments,
@@ -242,7 +249,7 @@ impl Service {
             vitals,
             n_associations: 0,
             is_working: false,
-            shown: Lamp::Dark,
+            shown,
             teller,
             spool,
             journal: journal.clone(),
@@ -326,19 +333,6 @@ fn lamp_of(config: &Config, profile: &BoardProfile, notices: mpsc::Sender<BoardN
         Some(socket) => keeper_client::start(socket, options, notices),
         None => lamp_thread::start(board::open(profile)?, options, notices),
     }
-}
-
-/// The ways out of the box that the configuration names, in its order.
-fn channels(config: &Config) -> Result<Vec<Arc<dyn Channel>>, ServiceError> {
-    let fault = |error: &dyn std::error::Error| ServiceError::Configuration(format!("alerts.webhook: {error}"));
-    let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
-    for (number, hook) in config.alerts.webhook.iter().enumerate() {
-        let secret = Secret::read(&hook.secret_file).map_err(|error| fault(&error))?;
-        let timeout = Duration::from_secs(hook.timeout_s);
-        let webhook = Webhook::try_new(&settings::channel_name(number), hook.url.as_str(), secret, timeout);
-        channels.push(Arc::new(webhook.map_err(|error| fault(&error))?));
-    }
-    Ok(channels)
 }
 
 /// The listener that was handed over, or one on `address`.

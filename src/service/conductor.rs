@@ -13,12 +13,12 @@ use tokio::task::block_in_place;
 
 use super::backlog::Backlog;
 use super::fetch::{FetchDesk, FetchReport, Held};
+use super::receivers::Receiver;
 use super::status::StatusTeller;
 use super::vitals::Vitals;
 use super::{ServiceEvent, monotonic_now, past, wall_now};
 use crate::assemble::{AssembleAction, AssembleEvent, Assembler};
 use crate::board::{BoardNotice, LampHandle};
-use crate::config::WebhookConfig;
 use crate::deliver::{CommitmentHealth, DeliverWaker, DeliveryHealth};
 use crate::domain::{
     AvailableInstances, DeviceCondition, Lamp, Monotonic, ProcedureStep, StoredInstance, Study, Uid, Verdict, VerdictKind,
@@ -70,12 +70,11 @@ pub(super) struct Conductor {
     pub(super) overloaded: Arc<AtomicBool>,
     /// `None` without a PACS in the configuration.
     pub(super) fetch: Option<FetchDesk>,
-    pub(super) webhooks: Vec<WebhookConfig>,
+    pub(super) receivers: Vec<Receiver>,
     pub(super) waker: DeliverWaker,
     pub(super) delivery: watch::Receiver<DeliveryHealth>,
     pub(super) commitments: watch::Receiver<CommitmentHealth>,
     pub(super) npu: NpuWatch,
-    /// Certificates of the TLS listener, if there is one.
     /// The certificates for DICOM.
     pub(super) dicom_tls: Option<Arc<TlsKeeper>>,
     /// The certificate of the page.
@@ -83,7 +82,8 @@ pub(super) struct Conductor {
     pub(super) vitals: Vitals,
     pub(super) n_associations: u64,
     pub(super) is_working: bool,
-    pub(super) shown: Lamp,
+    /// What the lamp shows; the channels see it.
+    pub(super) shown: watch::Sender<Lamp>,
     pub(super) teller: StatusTeller,
 }
 
@@ -298,8 +298,7 @@ impl Conductor {
             match action {
                 SignalAction::SetLamp(lamp) => {
                     self.lamp.show(lamp);
-                    if lamp != self.shown {
-                        self.shown = lamp;
+                    if lamp != self.shown.send_replace(lamp) {
                         let _ = self.events.send(ServiceEvent::LampChanged(lamp));
                     }
                 }
@@ -347,8 +346,12 @@ impl Conductor {
         for uid in self.spool.take_evicted() {
             self.on_assemble(AssembleEvent::StudyForgotten { study_instance_uid: uid });
         }
-        let undelivered = self.delivery.borrow_and_update().undelivered;
+        let (undelivered, why) = {
+            let delivery = self.delivery.borrow_and_update();
+            (delivery.undelivered, delivery.detail.clone())
+        };
         self.set_condition(DeviceCondition::AlertsUndelivered, undelivered);
+        self.teller.set_detail(DeviceCondition::AlertsUndelivered, why);
         let untold = self.commitments.borrow_and_update().undelivered;
         self.set_condition(DeviceCondition::CommitmentsUndelivered, untold);
         let npu = self.npu.status();

@@ -15,11 +15,6 @@ use crate::web::{ModelStatus, NamedText, StatusSnapshot, VersionInfo};
 
 const MIB: u64 = 1 << 20;
 
-/// Name of a webhook in the outbox.
-pub(super) fn channel_name(number: usize) -> String {
-    format!("webhook:{number}")
-}
-
 /// Options of the spool.
 pub(super) fn spool(config: &Config) -> SpoolOptions {
     SpoolOptions {
@@ -165,8 +160,10 @@ pub(super) fn fixed_status(
     let mut addresses: Vec<NamedText> = bound.plain.iter().map(|address| named("DICOM", address.to_string())).collect();
     addresses.extend(bound.tls.iter().map(|address| named("DICOM over TLS", address.to_string())));
     addresses.push(named("web page", format!("{}/", bound.page())));
-    addresses
-        .extend(config.alerts.webhook.iter().enumerate().map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
+    let hooks = config.alerts.webhook.iter().enumerate();
+    addresses.extend(hooks.map(|(n, hook)| named(&format!("webhook {n}"), hook.url.authority())));
+    let brokers = config.alerts.mqtt.iter().enumerate();
+    addresses.extend(brokers.map(|(n, broker)| named(&format!("MQTT broker {n}"), broker.address.as_str())));
     addresses.extend(config.pacs.iter().map(|pacs| named("PACS", format!("{} at {}", pacs.ae_title, pacs.address.as_str()))));
     let calls = |peer: &crate::config::PeerConfig| Some(named(&format!("calls {}", peer.ae_title), peer.call?.to_string()));
     addresses.extend(config.dicom.peer.iter().filter_map(calls));

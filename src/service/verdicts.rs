@@ -1,11 +1,8 @@
 //! What the conductor does with a verdict: an assessed study in -> the verdict made durable with its notices, then shown.
 
-use sha2::{Digest, Sha256};
-
 use super::conductor::{Conductor, on_disk};
 use super::pipeline::made_final;
-use super::{ServiceEvent, monotonic_now, settings, wall_now};
-use crate::config::WebhookConfig;
+use super::{ServiceEvent, monotonic_now, wall_now};
 use crate::deliver::verdict_json;
 use crate::domain::{DeviceCondition, Study, Verdict};
 use crate::signal::{SignalEvent, StudySignal};
@@ -62,25 +59,11 @@ impl Conductor {
         verdict.timing.last_instance_to_alert = Some(monotonic_now().since_ms(study.last_instance_at()));
         let json = verdict_json::to_json(&verdict);
         let record = VerdictRecord::of(&verdict, json, study.n_instances());
-        let notices: Vec<Notice> = self
-            .webhooks
-            .iter()
-            .enumerate()
-            .filter(|(_, hook)| hook.on.contains(&verdict.kind) && is_news(previous.as_ref(), &verdict))
-            .map(|(number, hook)| notice(number, hook, &verdict))
-            .collect();
+        let told = self.receivers.iter().filter(|receiver| receiver.wants(verdict.kind) && is_news(previous.as_ref(), &verdict));
+        let notices: Vec<Notice> = told.map(|receiver| receiver.notice(&verdict)).collect();
         self.spool.record_verdict(&record, &notices)?;
         Ok(verdict)
     }
-}
-
-/// The message to one receiver. Its key is the digest of what it says, so a repetition carries the same key and the next verdict another.
-fn notice(number: usize, hook: &WebhookConfig, verdict: &Verdict) -> Notice {
-    let channel = settings::channel_name(number);
-    let body = verdict_json::to_alert_json(verdict, hook.include_accession_number);
-    let digest = Sha256::digest([channel.as_bytes(), b"|", body.as_bytes()].concat());
-    let idempotency_key = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    Notice { channel, idempotency_key, body }
 }
 
 fn study_signal(verdict: &Verdict) -> StudySignal {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """System tests: the release program against other people's tools (dcmtk, pynetdicom, Orthanc), hostile peers and a pulled plug.
 
-    tests/system/run.py [NAME ...]       needs the packages of tests/system/requirements.txt and Debian's dcmtk (orthanc is optional)
+    tests/system/run.py [NAME ...]       needs the packages of tests/system/requirements.txt and Debian's dcmtk (orthanc and mosquitto are optional)
 
 Prints one line per test and ends with `N passed, N failed, N skipped`. Exit status 1 when one failed.
 """
@@ -15,6 +15,7 @@ import disk_faults
 import faults
 import interop
 import lamp
+import mqtt
 import npu
 import pacs
 import peers
@@ -33,6 +34,7 @@ MODULES = (
     bad_input,
     faults,
     lamp,
+    mqtt,
     npu,
     pacs,
     provisional,

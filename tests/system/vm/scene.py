@@ -1,4 +1,4 @@
-"""What the cases share: one cold boot of the image with its snapshot, the webhook receiver, the studies, copies of the disk.
+"""What the cases share: one cold boot of the image with its snapshot, the receivers of alerts, the studies, copies of the disk.
 
 The first boot is configured as a site would: a USB stick with config.toml and the claim code that the box printed on its console.
 Cases that start from the snapshot run on a copy of the disk each, so that none sees what another did.
@@ -15,6 +15,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import appliance  # noqa: E402  (the receiver and the program of the tests beside this folder)
+import broker  # noqa: E402
 import nbd  # noqa: E402
 from box import Box  # noqa: E402
 from image import Image  # noqa: E402
@@ -22,6 +23,7 @@ from qemu import Failed, Machine, wait_until  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 HOOK_ADDRESS, SECRET = "10.0.2.100:9000", b"system test of the box"
+BROKER_ADDRESS = "10.0.2.101:1883"
 # Larger than the image: the first boot must grow the data partition.
 DISK_MIB = 3072
 BOOT_S = 420
@@ -43,6 +45,13 @@ secret_file = "credential:webhook"
 on = ["flagged", "indeterminate", "not_flagged"]
 timeout_s = 30
 """
+# Where the host has a broker.
+CONFIG_MQTT = f"""\
+[[alerts.mqtt]]
+address = "{BROKER_ADDRESS}"
+topic = "{broker.TOPIC}"
+timeout_s = 30
+"""
 
 
 def run(*command, **options):
@@ -61,11 +70,19 @@ class Scene:
         self.folder = pathlib.Path(keep or tempfile.mkdtemp(prefix="scanside-vm-")).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.hook = appliance.Hook(SECRET)
+        # A real broker with a subscriber, where mosquitto is installed; else None.
+        self.broker = self.heard = None
+        if broker.installed():
+            self.broker = broker.Broker().start()
+            self.heard = broker.Subscriber(self.broker)
         self.figures, self.prepared, self.claim_code, self._studies, self.n_machines = {}, False, None, None, 0
 
     def close(self):
         self.hook.shutdown()
         self.hook.server_close()
+        if self.broker:
+            self.heard.__exit__()
+            self.broker.__exit__()
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -85,7 +102,10 @@ class Scene:
         folder = self.folder / f"machine{self.n_machines}"
         shutil.rmtree(folder, ignore_errors=True)
         forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323}
-        reach = {HOOK_ADDRESS: f"{sys.executable} {HERE / 'relay.py'} {self.hook.server_address[1]}"}
+        relay = f"{sys.executable} {HERE / 'relay.py'}"
+        reach = {HOOK_ADDRESS: f"{relay} {self.hook.server_address[1]}"}
+        if self.broker:
+            reach[BROKER_ADDRESS] = f"{relay} {self.broker.port}"
         drives = [(f"if=none,id=disk,{drive}", "virtio-blk-pci,drive=disk,romfile=,bootindex=0")]
         return Box(Machine(folder, self.image.boot(), drives, forward, reach, loadvm=loadvm), self.claim_code)
 
@@ -154,7 +174,8 @@ class Scene:
         run("cp", "--sparse=always", disk, self.folder / "used.qcow2")
         run("qemu-img", "snapshot", "-d", "ready", self.folder / "used.qcow2")
         self.prepared = True
-        self.notes.write_text(json.dumps({"image": self.image.stamp(), "claim_code": self.claim_code, "boot": self.figures["cold boot to ready"]}))
+        known = {"image": self.image.stamp(), "mqtt": bool(self.broker)}
+        self.notes.write_text(json.dumps({**known, "claim_code": self.claim_code, "boot": self.figures["cold boot to ready"]}))
 
     @property
     def notes(self):
@@ -166,7 +187,7 @@ class Scene:
             known = json.loads(self.notes.read_text())
         except (OSError, ValueError):
             return False
-        if known["image"] != self.image.stamp():
+        if known["image"] != self.image.stamp() or known.get("mqtt", False) != bool(self.broker):
             return False
         self.claim_code, self.prepared = known["claim_code"], True
         self.figures["cold boot to ready"] = {**known["boot"], "of": "an earlier run"}
@@ -175,7 +196,7 @@ class Scene:
     def configure(self, box):
         # The hook's secret has no way in by stick: the shell puts it where IT would.
         box.shell(f"mkdir -p -m 0700 /etc/scanside/secrets; umask 077; printf %s {SECRET.decode()!r} > /etc/scanside/secrets/webhook")
-        config = CONFIG.format(hook=HOOK_ADDRESS)
+        config = CONFIG.format(hook=HOOK_ADDRESS) + (CONFIG_MQTT if self.broker else "")
         for attempt in (1, 2, 3):
             said = self.offer(box, {"config.toml": config.encode(), "claim-code": self.claim_code.encode() + b"\n"})
             if said.endswith("is in force"):
