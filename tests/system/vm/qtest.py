@@ -29,7 +29,8 @@ class Pi4Gpio:
 
     types = ("bcm2838_gpio", "bcm2838-gpio")
     line_of = {17: 0, 27: 1, 22: 2}
-    select, level = 0xFE200000, 0xFE200034
+    select, set, level = 0xFE200000, 0xFE20001C, 0xFE200034
+    button = 23
 
     def levels(self, read):
         level = read(self.level)
