@@ -75,8 +75,10 @@ def generic(scene, what, disk, nic, board=ACPI, boot=(), lamps=False):
         told = claimed(scene, box, scenes.BOOT_S)
         ready_s, cpu_s, causes = healthy(scene, box)
         shown = box.lamps.wait(("ready", "degraded", "indeterminate"), 120)[0] if lamps else box.shown()
+        # Without lamps a box works, and says that nobody will see them.
+        assert ("lamp-failing" in causes) != lamps, f"with{'' if lamps else 'out'} lamps health names {causes}"
         scene.figures[f"generic-arm64: {what}"] = {"healthy after_s": ready_s, "cpu_s": cpu_s}
-        said = f"health names {', '.join(causes)}" if causes else "health names nothing"
+        said = f"health names {', '.join(causes) or 'nothing'}"
         return f"{what}: {told}, healthy after {ready_s:.0f} s ({cpu_s:.0f} CPU s), C-ECHO and C-STORE over TLS; the lamps show {shown}; {said}"
 
 
