@@ -142,7 +142,8 @@ def pi(scene):
     drives = [(f"if=sd,format=qcow2,file={scene.overlay('pi', image, 2048)}", None)]
     with scene.other_box(boot, drives, {}, ("-M", "raspi4b"), (), Pi4Gpio()) as box:
         box.lamps.lines.ask(f"writel {Pi4Gpio.set:#x} {1 << Pi4Gpio.button:#x}")
-        told = claimed(scene, box, scenes.BOOT_S)
+        # QEMU's card writes each block that is dropped, 512 bytes at a time: minutes for the new box's wipe.
+        told = claimed(scene, box, 3 * scenes.BOOT_S)
         shown, _ = box.lamps.wait(("ready", "degraded"), scenes.BOOT_S)
         ready_s, cpu_s = box.machine.wall_s(), box.machine.cpu_s()
         scene.figures["rpi on raspi4b"] = {"lamp": shown, "after_s": ready_s, "cpu_s": cpu_s}
