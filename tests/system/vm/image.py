@@ -1,4 +1,5 @@
 """What `board/image/build` leaves in its folder, as the system test needs it: the disk, the firmware, how the box listens, its updates."""
+import functools
 import json
 import pathlib
 import re
@@ -19,11 +20,22 @@ class Image:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder).resolve()
-        self.disk = next((self.folder / name for name in (TEST_DISK, PRODUCT_DISK) if (self.folder / name).exists()), None)
-        if self.disk is None:
+        if not any(self.folder.glob("scanside-*.img")):
             raise SystemExit(f"{self.folder / TEST_DISK} is missing: board/image/build --board qemu-virt --test-shell --out {folder}")
         self.keys = self.folder / "keys"
         self.state_in_data = "scanside"
+
+    @functools.cached_property
+    def disk(self):
+        for name in (TEST_DISK, PRODUCT_DISK):
+            if (self.folder / name).exists():
+                return self.folder / name
+        raise Failed(f"{self.folder / TEST_DISK} is missing: board/image/build --board qemu-virt --test-shell --out {self.folder}")
+
+    def product(self, board):
+        """The product image of another board, `None` where it was not built."""
+        path = self.folder / f"scanside-{board}.img"
+        return path if path.exists() else None
 
     def stamp(self):
         """What tells one build from another."""
@@ -34,12 +46,19 @@ class Image:
         """(certificate, key) with which the image's updates are signed."""
         return self.keys / "signer.pem", self.keys / "signer.key"
 
-    def boot(self):
-        """Options of the emulator that boot the disk by its own boot loader: UEFI firmware, and the board's device tree."""
+    def firmware(self):
+        """Options of the emulator that give it UEFI firmware, which starts a disk's own boot loader."""
         firmware = next((path for path in (self.folder / FIRMWARE, *FIRMWARES) if path.exists()), None)
         if firmware is None:
             raise Failed("no UEFI firmware for aarch64: apt-get install qemu-efi-aarch64")
-        return ["-bios", str(firmware), "-dtb", str(self.folder / DEVICETREE)]
+        return ["-bios", str(firmware)]
+
+    def tree(self):
+        """Options that give it the device tree with our lamps."""
+        return ["-dtb", str(self.folder / DEVICETREE)]
+
+    def boot(self):
+        return [*self.firmware(), *self.tree()]
 
     @staticmethod
     def claim_code(console):
@@ -48,9 +67,15 @@ class Image:
             raise Failed(f"the claim code is not on the console: {console[-1500:]}")
         return found[-1]
 
+    def take(self, disk, label, name, into):
+        """Copies a file out of a FAT partition of a raw disk; returns the copy's path."""
+        begin, _ = self.partition(disk, label)
+        path = pathlib.Path(into) / pathlib.Path(name).name
+        subprocess.run(["mcopy", "-n", "-o", "-i", f"{disk}@@{begin}", f"::{name}", str(path)], check=True, capture_output=True)
+        return path
+
     def partition(self, disk, label):
         """(first byte, bytes) of the partition with this GPT label on a raw disk."""
-
         table = json.loads(subprocess.run(["sfdisk", "--json", str(disk)], check=True, capture_output=True, text=True).stdout)["partitiontable"]
         for entry in table["partitions"]:
             if entry.get("name") == label:

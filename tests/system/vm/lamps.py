@@ -6,7 +6,7 @@ medium priority yellow 0.4-0.8 Hz). `classify` is pure; `Lamps` waits on live li
 import time
 
 from qemu import Deadline, Failed
-from qtest import Lines
+from qtest import Lines, Pl061
 
 RED, YELLOW, GREEN, BUZZER, BUTTON = 0, 1, 2, 4, 5
 COLOURS = ("red", "yellow", "green")
@@ -85,9 +85,9 @@ def classify(edges, begin, end):
 class Lamps:
     """The box's front: three lights and a button."""
 
-    def __init__(self, machine):
+    def __init__(self, machine, chip=None):
         self.machine = machine
-        self.lines = Lines(machine.folder / "qtest", machine.monitor)
+        self.lines = Lines(machine.folder / "qtest", machine.monitor, chip or Pl061())
         self.since = time.monotonic()
 
     def state(self, names=tuple(LOOK_S)):

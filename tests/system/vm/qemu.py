@@ -14,6 +14,10 @@ import time
 
 PROGRAM = os.environ.get("QEMU", "qemu-system-aarch64")
 MONITOR_TIMEOUT_S = 60
+# The board of the product's own test: qemu-virt. `net` is the network that `forward` and `reach` describe.
+VIRT = ("-M", "virt,acpi=off", "-cpu", "cortex-a76", "-smp", "2", "-m", "1024")
+# In this order: it says where on the bus each is, and a snapshot has that in it.
+VIRT_DEVICES = ("i6300esb", "virtio-net-pci,netdev=net,id=nic,romfile=", "virtio-rng-pci", "qemu-xhci,id=usb")
 
 
 class Failed(AssertionError):
@@ -130,28 +134,31 @@ class Machine:
     """A running emulator.
 
     `drives`: options of `-drive` with the device's, as pairs; `forward`: {name: guest port}, the host's ports are then in `port[name]`;
-    `reach`: {guest address: host command's arguments}, see `hosts.py`. `boot`: the options that say what is booted.
+    `reach`: {guest address: host command's arguments}, see `relay.py`. `boot`: the options that say what is booted. `board`, `devices`:
+    the computer itself. A drive without a device is one that the board has a place for, such as an SD card.
     """
 
-    def __init__(self, folder, boot, drives, forward, reach=None, extra=(), loadvm=None, paused=False):
+    def __init__(self, folder, boot, drives, forward, reach=None, extra=(), loadvm=None, paused=False, board=VIRT, devices=VIRT_DEVICES):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = {name: free_port() for name in forward}
-        net = "user,id=net,restrict=on"
+        net = "user,id=net,restrict=on" if forward or reach else ""
         for name, guest in forward.items():
             net += f",hostfwd=tcp:127.0.0.1:{self.port[name]}-:{guest}"
         for address, command in (reach or {}).items():
             net += f",guestfwd=tcp:{address}-cmd:{command}"
         self.arguments = [
-            PROGRAM, "-M", "virt,acpi=off", "-cpu", "cortex-a76", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "1024",
-            "-display", "none", "-nodefaults", "-action", "watchdog=reset", "-device", "i6300esb",
+            PROGRAM, *board, "-accel", "tcg,thread=multi", "-display", "none", "-nodefaults", "-action", "watchdog=reset",
             "-serial", f"file:{self.folder}/console", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
             "-qtest", f"unix:{self.folder}/qtest,server=on,wait=off", "-qtest-log", "/dev/null",
-            "-netdev", net, "-device", "virtio-net-pci,netdev=net,id=nic,romfile=", "-device", "virtio-rng-pci", "-device", "qemu-xhci,id=usb",
-            *boot,
         ]
+        if net:
+            self.arguments += ["-netdev", net]
+        for device in devices:
+            self.arguments += ["-device", device]
+        self.arguments += boot
         for drive, device in drives:
-            self.arguments += ["-drive", drive, "-device", device]
+            self.arguments += ["-drive", drive, *(["-device", device] if device else [])]
         if loadvm:
             self.arguments += ["-loadvm", loadvm]
         if paused:

@@ -17,6 +17,7 @@ import traceback
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import cases_boards  # noqa: E402
 import cases_disk  # noqa: E402
 import cases_faults  # noqa: E402
 import cases_lamps  # noqa: E402
@@ -25,7 +26,7 @@ import cases_update  # noqa: E402
 import selftest  # noqa: E402
 from scene import Scene  # noqa: E402
 
-MODULES = (selftest, cases_lamps, cases_faults, cases_disk, cases_update, cases_power)
+MODULES = (selftest, cases_lamps, cases_faults, cases_disk, cases_update, cases_power, cases_boards)
 
 
 class Skip(Exception):

@@ -109,11 +109,18 @@ class Scene:
         drives = [(f"if=none,id=disk,{drive}", "virtio-blk-pci,drive=disk,romfile=,bootindex=0")]
         return Box(Machine(folder, self.image.boot(), drives, forward, reach, loadvm=loadvm), self.claim_code)
 
-    def overlay(self, name):
+    def other_box(self, boot, drives, forward, board, devices, chip=None):
+        """A box that is not qemu-virt, from its product image."""
+        self.n_machines += 1
+        folder = self.folder / f"machine{self.n_machines}"
+        shutil.rmtree(folder, ignore_errors=True)
+        return Box(Machine(folder, boot, drives, forward, board=board, devices=devices), chip=chip)
+
+    def overlay(self, name, image=None, mib=DISK_MIB):
         """A fresh, writable disk on top of the image."""
         path = self.folder / f"{name}.qcow2"
         path.unlink(missing_ok=True)
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", self.image.disk, "-F", "raw", path, f"{DISK_MIB}M")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", image or self.image.disk, "-F", "raw", path, f"{mib}M")
         return path
 
     def raw_disk(self, name, used=True):
