@@ -24,6 +24,7 @@ mod facts;
 mod fetch;
 pub mod folder;
 mod health_file;
+mod listening;
 pub mod npu;
 mod past;
 pub mod pipeline;

@@ -39,6 +39,8 @@ pub enum DeviceCondition {
     PacsUnreachable,
     /// The box's clock may be wrong: it has not been synchronised for a week, or says a time that cannot be.
     ClockDoubtful,
+    /// The data partition was damaged, and what it held is gone: studies that were acknowledged, and the configuration.
+    DataLost,
 }
 
 impl DeviceCondition {
@@ -64,6 +66,7 @@ impl DeviceCondition {
             Self::CertificateUnusable => "certificate-unusable",
             Self::PacsUnreachable => "pacs-unreachable",
             Self::ClockDoubtful => "clock-doubtful",
+            Self::DataLost => "data-lost",
         }
     }
 
@@ -105,6 +108,9 @@ impl DeviceCondition {
             Self::ClockDoubtful => {
                 "The box's clock may be wrong, and with it dates in results and certificates: check that it reaches the time server."
             }
+            Self::DataLost => {
+                "The disk was damaged, and studies and configuration are lost: send the studies again, put the configuration back, restart the box."
+            }
         }
     }
 
@@ -120,6 +126,7 @@ impl DeviceCondition {
                 | Self::ProbeSilent
                 | Self::ReceiverDown
                 | Self::CertificateUnusable
+                | Self::DataLost
         )
     }
 }

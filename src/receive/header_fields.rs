@@ -6,8 +6,8 @@
 use crate::domain::{Acquisition, Concatenation, FrameGeometry, InstanceHeader, Uid};
 
 use super::element_reader::{Encoding, Tag, Vr};
-use super::functional_groups::{FunctionalGroups, geometry};
 use super::element_walk::Collect;
+use super::functional_groups::{FunctionalGroups, geometry};
 use super::header_scan::{PixelFacts, ScanError};
 use super::values::{first_integer, first_number, first_u32, numbers, text, texts, triple};
 

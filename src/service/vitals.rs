@@ -11,7 +11,7 @@ use crate::domain::{DeviceCondition, Doing, Monotonic, WorkSteps};
 use crate::health::progress::CounterWatch;
 use crate::health::{
     DiskProbe, DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled, clock,
-    conditions, disk_probe,
+    conditions, disk_probe, image_note,
 };
 use crate::journal::Journal;
 use crate::spool::{OutboxStats, Spool, Store, Usage};
@@ -71,13 +71,15 @@ impl Vitals {
         if let Some(work) = &mut work {
             work.rest();
         }
+        // Said once, at the start of the system, for as long as that runs.
+        let reported = image_note::is_data_lost(Path::new(image_note::FILE)).then_some(DeviceCondition::DataLost);
         Ok(Self {
             probes: ProbeThread::start(monotonic_now, PROBE_PERIOD)?,
             disk: DiskProbe::start(state, monotonic_now, disk_probe::PERIOD)?,
             disk_fault: None,
             limits: HealthLimits::new(board.temperature_warn_c, board.memory_available_bytes_min, board.memory_process_bytes_max),
             journal,
-            reported: BTreeSet::new(),
+            reported: reported.into_iter().collect(),
             conditions: Vec::new(),
             conductor: progress.add("conductor", CONDUCTOR_MS_MAX, now),
             pipeline,

@@ -33,6 +33,7 @@ const CONDITIONS: [DeviceCondition; 18] = [
     DeviceCondition::CertificateUnusable,
     DeviceCondition::PacsUnreachable,
     DeviceCondition::ClockDoubtful,
+    DeviceCondition::DataLost,
 ];
 const STAGES: [Stage; 5] = [Stage::Receiving, Stage::Fetching, Stage::Waiting, Stage::Preparing, Stage::Inferring];
 
