@@ -84,7 +84,7 @@ class Scene:
         self.n_machines += 1
         folder = self.folder / f"machine{self.n_machines}"
         shutil.rmtree(folder, ignore_errors=True)
-        forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323}
+        forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323, "tls": 2762}
         reach = {HOOK_ADDRESS: f"{sys.executable} {HERE / 'relay.py'} {self.hook.server_address[1]}"}
         drives = [(f"if=none,id=disk,{drive}", "virtio-blk-pci,drive=disk,romfile=,bootindex=0")]
         return Box(Machine(folder, self.image.boot(), drives, forward, reach, loadvm=loadvm), self.claim_code)
