@@ -14,7 +14,7 @@ each once, from an initrd with busybox, the program and its libraries, which is 
 3. the kernel panics.
 
 What the pins do is read from outside the guest: edges by qtest (irq_intercept_out of the GPIO block), levels and directions from its
-registers by QMP. The model has no input lines; the button is pressed by writing the level register from outside. In the profiles of
+registers, also by qtest. The model has no input lines; the button is pressed by writing the level register from outside. In the profiles of
 the test yellow is lit by a low pin (gpiochip, rppal), so that polarity is seen, too.
 """
 import argparse
@@ -47,6 +47,7 @@ RED, YELLOW, GREEN, BUTTON = 17, 27, 22, 23
 GPSET0, GPCLR0, GPLEV0 = 0x1C, 0x28, 0x34
 # Lights that are shorter than this are the moment between two writes of one frame, ms; the shortest that is meant takes 160.
 GLIMPSE_MS = 60
+POLL_S = 0.04
 # From here on the emulator misses flashes (`Crowd`), and only order and polarity are asked for.
 CROWDED = 2
 # `board show` shows each lamp for 4 s: ready, working, degraded, indeterminate, suspicious, fault, critical; R, Y, G, D (yellow and
@@ -249,7 +250,8 @@ class Pi:
         log = open(folder / "qemu.log", "w")
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.crowd = Crowd(self.process.pid)
-        self.events, self.replies, self.news = [], [], threading.Condition()
+        self.events, self.levels, self.inverted = [], {}, True
+        self.replies, self.news, self.asking = [], threading.Condition(), threading.Lock()
         try:
             self.qmp = self.connect("qmp").makefile("rw")
             self.qmp.readline()
@@ -259,6 +261,7 @@ class Pi:
             self.tell(f"irq_intercept_out {self.gpio_path()}")
             # Nobody presses it yet: the pull-up of the real board.
             self.press(False)
+            threading.Thread(target=self.poll, daemon=True).start()
         except BaseException:
             self.process.kill()
             raise
@@ -299,13 +302,34 @@ class Pi:
             now, words = time.time(), line.split()
             with self.news:
                 if words[:1] == ["IRQ"]:
-                    self.events.append((now, int(words[2]), words[1] == "raise"))
+                    self.note(now, int(words[2]), words[1] == "raise")
                 else:
                     self.replies.append(line)
                 self.news.notify_all()
 
+    def note(self, now, pin, high):
+        if pin in (RED, YELLOW, GREEN) and self.levels.get(pin) != high:
+            self.levels[pin] = high
+            self.events.append((now, pin, high))
+
+    def poll(self):
+        """Notes what qtest does not tell: it reports a line when the model drives it otherwise than the last time, and the model drives nothing
+        when a pin becomes an input (a lit lamp whose program is killed) or an output. An input is a dark lamp."""
+        while True:
+            time.sleep(POLL_S)
+            try:
+                n_before, level = len(self.events), self.register(GPLEV0)
+                high = {pin: bool(level >> pin & 1) if self.is_output(pin) else pin == YELLOW and self.inverted for pin in (RED, YELLOW, GREEN)}
+            except (RuntimeError, OSError):
+                return  # it has ended
+            with self.news:
+                # What was told meanwhile is newer than what was read.
+                if len(self.events) == n_before:
+                    for pin in high:
+                        self.note(time.time(), pin, high[pin])
+
     def tell(self, text):
-        with self.news:
+        with self.asking, self.news:
             self.replies.clear()
             self.qtest.sendall((text + "\n").encode())
             if not self.news.wait_for(lambda: self.replies, 30) or not self.replies[0].startswith("OK"):
@@ -323,12 +347,6 @@ class Pi:
 
     def press(self, down):
         self.tell(f"writel {self.gpio + (GPCLR0 if down else GPSET0):#x} {1 << BUTTON:#x}")
-
-    def learn(self, pin):
-        """Makes the first edge of a pin visible that was high before it became an output: the model told nobody, so qtest takes it for low.
-        A flash of a millisecond, at a moment at which the pin is high and nobody changes it."""
-        for register in (GPCLR0, GPSET0):
-            self.tell(f"writel {self.gpio + register:#x} {1 << pin:#x}")
 
     def printed(self):
         return "".join(file.read_text(errors="replace") for file in self.printed_file if file.exists()).replace("\r", "")
@@ -405,11 +423,10 @@ def rate_hz(spans, letter):
 
 def check_lamps(pi, driver):
     start = pi.wait_for(f"=== CASE {driver}", 120)
+    pi.inverted = driver != "led-class"
     while driver != "led-class" and not pi.rises(GREEN, start, time.time()):
         assert time.time() < start + 20 * pi.crowd.factor(start), f"{driver}: green does not burn; it printed {pi.printed()[-600:]}"
         time.sleep(0.05)
-    if driver != "led-class":
-        pi.learn(YELLOW)
     end = pi.wait_for(f"=== SHOWN {driver}", 120)
     shown, spans = pi.letters(start, end, inverted=driver != "led-class")
     lengths = " ".join(f"{letter}{length:.0f}" for letter, length in spans)
@@ -457,6 +474,7 @@ def check_death(pi, driver):
     time.sleep(0.3)
     assert not (pi.is_output(GREEN) and pi.level(GREEN)), f"{driver}: a board that was left is green"
     end = pi.wait_for(f"=== END {driver}", 30)
+    left += 0.3  # what is polled comes that late
     reds, yellows = pi.rises(RED, left, end), pi.rises(YELLOW, left, end)
     drawn = len(reds) >= 3 and len(yellows) >= 3
     assert drawn or not reds + yellows, f"{driver}: after it was left red rose {len(reds)} times, yellow {len(yellows)}"

@@ -5,7 +5,6 @@ a device tree. rpi boots on `-M raspi4b`: kernel, initrd, command line, device t
 card. What runs before the kernel on a Pi (its firmware, U-Boot, GRUB) does not run in QEMU.
 """
 import re
-import subprocess
 import sys
 import time
 
@@ -44,21 +43,13 @@ def claimed(scene, box, seconds):
     return f"claim code after {box.machine.wall_s():.0f} s"
 
 
-def over_tls(box, program, *more):
-    """Runs one of dcmtk's programs against port 2762. The certificate is the box's own: nobody vouches for it."""
-    command = [program, "-v", "+tla", "-ic", "-aec", "SCANSIDE", "-to", "60", "-ta", "60", "-td", "60", "127.0.0.1", str(box.machine.port["tls"]), *map(str, more)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        raise Failed(f"{program} over TLS: status {done.returncode}: {(done.stdout + done.stderr)[-800:]}")
-
-
 def healthy(scene, box):
     """What the page and the DICOM port say of a box with the factory's configuration: the causes that it names."""
     wait_until(f"/healthz does not say 200, but names {box.causes()}", scenes.BOOT_S, box.answers, 1, box.machine)
     ready_s, cpu_s = box.machine.wall_s(), box.machine.cpu_s()
-    over_tls(box, "echoscu")
+    box.over_tls("echoscu")
     file = scene.studies()["plain"][0]
-    over_tls(box, "storescu", file)
+    box.over_tls("storescu", file)
     wait_until("the image that was acknowledged is not listed", 60, box.studies, 1, box.machine)
     # Plain text is the site's decision, and no site has taken it.
     assert not box.echo(), "port 104 answers with the factory's configuration"

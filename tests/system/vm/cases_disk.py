@@ -101,17 +101,25 @@ def damaged_by(scene, how, seed=15):
             # It may first say so and then find its way; what counts is what it does with images meanwhile.
             time.sleep(15)
             name = box.lamps.state() or box.lamps.describe()
+        # Where the site's configuration went with the rest, the box is one from the factory: another claim code, no plain DICOM.
+        lost = scene.image.claim_code(box.machine.console()) != scene.claim_code
         try:
-            status = f"0x{store_one(box, random.Random(seed)):04X}"
-        except OSError:
-            status = "no association"
+            if lost:
+                box.over_tls("storescu", scene.studies()["plain"][0])
+                status = "0x0000"
+                assert "are lost" in box.machine.console(), "nobody is told that configuration and studies are lost"
+            else:
+                status = f"0x{store_one(box, random.Random(seed)):04X}"
+        except (OSError, Failed) as error:
+            status = f"no association ({error})"
         if name in ("ready", "degraded"):
             assert status == "0x0000", f"the lamps show {name}, yet an image got {status}"
         elif name == "fault":
             assert status != "0x0000" or box.causes(), "fault is shown, yet an image was accepted and no cause is named"
         else:
             raise Failed(f"the lamps show {name}")
-        return f"{how} destroyed (seed {seed}): {name} after {after_s:.0f} s, an image gets {status}" + (f" ({', '.join(box.causes())})" if name != "ready" else "")
+        what = "configuration and studies lost, which the console says, " if lost else ""
+        return f"{how} destroyed (seed {seed}): {what}{name} after {after_s:.0f} s, an image gets {status}" + (f" ({', '.join(box.causes())})" if name != "ready" else "")
 
 
 def damaged(scene):

@@ -101,7 +101,7 @@ class Scene:
         self.n_machines += 1
         folder = self.folder / f"machine{self.n_machines}"
         shutil.rmtree(folder, ignore_errors=True)
-        forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323}
+        forward = {"dicom": self.image.dicom_port, "web": self.image.web_port, "shell": 2323, "tls": 2762}
         relay = f"{sys.executable} {HERE / 'relay.py'}"
         reach = {HOOK_ADDRESS: f"{relay} {self.hook.server_address[1]}"}
         if self.broker:
