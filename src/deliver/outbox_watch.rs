@@ -94,8 +94,9 @@ impl Watcher {
         // Nothing need wait yet: the next alert would.
         for channel in &self.channels {
             if let Some(trouble) = channel.trouble().filter(|trouble| trouble.for_s > self.undelivered_s_max) {
-                let minutes = trouble.for_s / 60;
-                sentences.push(format!("{} has not been connected for {minutes} min: {}.", channel.name(), trouble.reason));
+                // In whole minutes, so that the sentence does not change at each look.
+                let minutes = (trouble.for_s / 60).max(1);
+                sentences.push(format!("{} has had no connection for {minutes} min: {}.", channel.name(), trouble.reason));
             }
         }
         let (undelivered, detail) = (!sentences.is_empty(), (!sentences.is_empty()).then(|| sentences.join(" ")));
