@@ -109,7 +109,7 @@ impl DeviceCondition {
                 "The box's clock may be wrong, and with it dates in results and certificates: check that it reaches the time server."
             }
             Self::DataLost => {
-                "The disk was damaged, and studies and configuration are lost: send the studies again, put the configuration back, restart the box."
+                "The disk was damaged, and studies and configuration are lost: send the studies again, and put the configuration back."
             }
         }
     }
@@ -126,7 +126,6 @@ impl DeviceCondition {
                 | Self::ProbeSilent
                 | Self::ReceiverDown
                 | Self::CertificateUnusable
-                | Self::DataLost
         )
     }
 }

@@ -6,7 +6,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
-/// The note of the appliance image; elsewhere there is none.
+/// The note of the appliance image, in memory; elsewhere there is none. It changes when the configuration has been put back.
 pub const FILE: &str = "/run/scanside-image/data";
 /// The word that matters is the first.
 const NOTE_BYTES_MAX: u64 = 64;

@@ -71,15 +71,13 @@ impl Vitals {
         if let Some(work) = &mut work {
             work.rest();
         }
-        // Said once, at the start of the system, for as long as that runs.
-        let reported = image_note::is_data_lost(Path::new(image_note::FILE)).then_some(DeviceCondition::DataLost);
         Ok(Self {
             probes: ProbeThread::start(monotonic_now, PROBE_PERIOD)?,
             disk: DiskProbe::start(state, monotonic_now, disk_probe::PERIOD)?,
             disk_fault: None,
             limits: HealthLimits::new(board.temperature_warn_c, board.memory_available_bytes_min, board.memory_process_bytes_max),
             journal,
-            reported: reported.into_iter().collect(),
+            reported: BTreeSet::new(),
             conditions: Vec::new(),
             conductor: progress.add("conductor", CONDUCTOR_MS_MAX, now),
             pipeline,
@@ -144,6 +142,7 @@ impl Vitals {
     pub(super) fn look(&mut self, spool: &Spool, lamp: &LampView) -> Option<Vec<DeviceCondition>> {
         let now = monotonic_now();
         self.read_clock(now);
+        self.report(DeviceCondition::DataLost, image_note::is_data_lost(Path::new(image_note::FILE)));
         self.read_disk(now);
         self.read_spool(spool, now);
         if let Some(watch) = &mut self.lamp {

@@ -105,8 +105,10 @@ def damaged_by(scene, how, seed=15):
         lost = scene.image.claim_code(box.machine.console()) != scene.claim_code
         try:
             if lost:
+                box.claim_code = scene.image.claim_code(box.machine.console())
                 box.over_tls("storescu", scene.studies()["plain"][0])
                 status = "0x0000"
+                assert name == "degraded" and "data-lost" in box.causes(), f"configuration and studies are lost, and the lamps show {name}"
                 assert "are lost" in box.machine.console(), "nobody is told that configuration and studies are lost"
             else:
                 status = f"0x{store_one(box, random.Random(seed)):04X}"
