@@ -259,3 +259,13 @@ def test_a_broker_that_stays_away_makes_the_lamp_say_degraded():
             assert not cause["fault"] and "mqtt:0 has" in details and "no connection" in details, cause
             broker.start()
             wait_for(lambda: not box.get("/api/v1/status")["causes"], 60)
+
+
+@needs_mosquitto
+def test_two_boxes_of_one_client_id_are_told_so_and_leave_the_broker_in_peace():
+    with Broker() as broker, box_for(broker.port) as one, box_for(broker.port) as two:
+        wait_for(lambda: "has another client the client_id \"scanside-SCANSIDE\"" in one.log_text() + two.log_text())
+        time.sleep(6)
+        n_calls = (broker.folder / "log").read_text().count("New client connected")
+        assert n_calls < 20, n_calls
+    return f"{n_calls} calls in the first seconds"

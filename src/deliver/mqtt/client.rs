@@ -159,7 +159,7 @@ impl Client {
             let wake = session.deadline().map_or(Instant::now(), |at| self.begin + Duration::from_millis(at.0));
             actions = tokio::select! {
                 read = stream.read(&mut bytes) => match read {
-                    Ok(0) => session.on_closed("the broker closed the connection"),
+                    Ok(0) => session.on_closed(None),
                     Ok(n) => session.on_bytes(bytes.get(..n).unwrap_or_default(), self.now()),
                     Err(error) => self.broken(&mut session, &error),
                 },
@@ -241,7 +241,7 @@ impl Client {
     fn broken(&self, session: &mut Session, error: &std::io::Error) -> Vec<Action> {
         match self.options.tls.as_ref().and_then(|tls| tls.refused(error)) {
             Some(reason) => session.on_refused(reason),
-            None => session.on_closed(&format!("the connection broke: {error}")),
+            None => session.on_closed(Some(&error.to_string())),
         }
     }
 

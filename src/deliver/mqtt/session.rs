@@ -170,13 +170,22 @@ impl Session {
         std::mem::take(&mut self.out)
     }
 
-    /// The socket is closed or broken.
-    pub(super) fn on_closed(&mut self, reason: &str) -> Vec<Action> {
-        self.end(Some(match self.phase {
-            Phase::Greeting(_) => {
-                format!("{reason} before it let us in: is it an MQTT broker, does it want TLS or a certificate?")
+    /// The broker has closed the socket, or it broke with `error`.
+    pub(super) fn on_closed(&mut self, error: Option<&str>) -> Vec<Action> {
+        let what =
+            error.map_or_else(|| "the broker closed the connection".to_owned(), |error| format!("the connection broke: {error}"));
+        self.end(Some(match (self.phase, error) {
+            (Phase::Greeting(_), _) => {
+                format!("{what} before it let us in: is it an MQTT broker, does it want TLS or a certificate?")
             }
-            _ => reason.to_owned(),
+            (_, Some(_)) => what,
+            // mosquitto 2.0 closes so when a second client takes the place of the first, without the DISCONNECT that the standard has for it.
+            (_, None) => {
+                format!(
+                    "{what} without a word: has another client the client_id {:?}? Its log says why",
+                    self.options.identity.client_id
+                )
+            }
         }));
         std::mem::take(&mut self.out)
     }

@@ -211,6 +211,14 @@ fn what_nobody_asked_for_ends_the_connection_at_its_first_byte() {
 }
 
 #[test]
+fn a_connection_that_is_closed_says_what_to_look_for() {
+    let (mut session, _) = Session::open(options(), Lamp::Ready, T0.plus_ms(5_000), T0);
+    assert!(reason(&session.on_closed(None)).contains("does it want TLS"));
+    assert!(reason(&open().0.on_closed(None)).contains("another client the client_id \"scanside-MR2\""));
+    assert!(reason(&open().0.on_closed(Some("reset"))).ends_with("the connection broke: reset"));
+}
+
+#[test]
 fn a_silent_broker_is_given_up() {
     let (mut session, _) = Session::open(options(), Lamp::Ready, T0.plus_ms(5_000), T0);
     assert_eq!(session.deadline(), Some(T0.plus_ms(5_000)));
@@ -367,7 +375,7 @@ proptest! {
                     session.on_time(now)
                 }
                 Step::Stop => session.on_stop(now),
-                Step::Closed => session.on_closed("closed"),
+                Step::Closed => session.on_closed(None),
             });
         }
         // Time alone ends whatever is left, within a bounded number of wakings.
