@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const LAMPS: [Lamp; 8] =
     [Lamp::Dark, Lamp::Ready, Lamp::Working, Lamp::Degraded, Lamp::Indeterminate, Lamp::Suspicious, Lamp::Fault, Lamp::Critical];
 const DEVICE_STATES: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Degraded, DeviceState::Fault];
-const CONDITIONS: [DeviceCondition; 18] = [
+const CONDITIONS: [DeviceCondition; 19] = [
     DeviceCondition::DiskNearlyFull,
     DeviceCondition::DiskFull,
     DeviceCondition::StorageFailing,
