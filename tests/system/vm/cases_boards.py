@@ -114,6 +114,8 @@ def pi_tree(scene, image, folder):
     scenes.run("fdtput", "-t", "s", merged, slot, "status", "okay")
     scenes.run("fdtput", "-d", merged, slot, "mmc-pwrseq")
     scenes.run("fdtput", "-r", merged, f"{slot}/wifi@1")
+    # The port that stands in for the mini UART is Bluetooth's on a Pi 4, and no terminal.
+    scenes.run("fdtput", "-r", merged, "/soc/serial@7e201000/bluetooth")
     return merged
 
 
