@@ -5,7 +5,7 @@
 //! | `/etc/os-release` | `IMAGE_VERSION=` (os-release(5)) |
 //! | `/run/scanside-image/slot` | `A` or `B`: the half of the disk that runs |
 //! | `/run/scanside-image/update` | one line, only when somebody must know: why the latest update was given up or refused |
-//! | `/run/scanside-image/data` | one line: how the data partition was found at the start (`ok`, `new`, `repaired`, `memory REASON`) |
+//! | `/run/scanside-image/data` | one line: how the data partition was found at the start (`ok`, `new`, `repaired`, `lost`, `memory REASON`) |
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
