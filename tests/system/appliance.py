@@ -13,6 +13,8 @@ import threading
 import time
 import urllib.request
 
+import pynetdicom_race  # noqa: F401  (mends the peer)
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
