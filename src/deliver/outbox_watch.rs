@@ -95,8 +95,11 @@ impl Watcher {
         for channel in &self.channels {
             if let Some(trouble) = channel.trouble().filter(|trouble| trouble.for_s > self.undelivered_s_max) {
                 // In whole minutes, so that the sentence does not change at each look.
-                let minutes = (trouble.for_s / 60).max(1);
-                sentences.push(format!("{} has had no connection for {minutes} min: {}.", channel.name(), trouble.reason));
+                let since = match trouble.for_s / 60 {
+                    0 => "less than a minute".to_owned(),
+                    minutes => format!("{minutes} min"),
+                };
+                sentences.push(format!("{} has had no connection for {since}: {}.", channel.name(), trouble.reason));
             }
         }
         let (undelivered, detail) = (!sentences.is_empty(), (!sentences.is_empty()).then(|| sentences.join(" ")));

@@ -7,7 +7,6 @@
 //! | [`probes`] | sysinfo on a thread of its own; a probe that hangs goes stale and is told |
 //! | [`progress`] | heartbeats of the pipeline's tasks: the watchdog is fed only while all of them move |
 //! | [`clock`] | whether the box's clock can be believed |
-//! | [`image_note`] | what the appliance image says of the data partition |
 //! | [`disk_probe`] | the disk's own check: writes, syncs, reads back, on a thread of its own |
 //! | [`report`] | the file that `scanside health` reads, and whether it may be believed |
 //! | [`notify`] | the thin edge to systemd: READY, STATUS, WATCHDOG |
@@ -15,7 +14,6 @@
 pub mod clock;
 pub mod conditions;
 pub mod disk_probe;
-pub mod image_note;
 pub mod notify;
 pub mod probes;
 pub mod progress;

@@ -8,12 +8,14 @@
 //! | `/run/scanside-image/data` | one line: how the data partition was found at the start (`ok`, `new`, `repaired`, `lost`, `memory REASON`) |
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::secure::TlsKeeper;
 use crate::web::BoxFacts;
 
+/// Notes of the appliance image, in memory.
+const NOTES: &str = "/run/scanside-image";
 /// Such a file has a few lines.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 /// Longest line that is shown, characters.
@@ -21,9 +23,19 @@ const LINE_CHARS_MAX: usize = 200;
 
 /// Reads the facts; `page` holds the page's certificate.
 pub(super) fn read(page: Option<&Arc<TlsKeeper>>) -> BoxFacts {
-    let (os_release, notes) = (Path::new("/etc/os-release"), PathBuf::from("/run/scanside-image"));
+    let (os_release, notes) = (Path::new("/etc/os-release"), Path::new(NOTES));
     let certificate = page.and_then(|keeper| keeper.fingerprint()).map(|fingerprint| fingerprint.to_string());
-    BoxFacts { certificate_sha256: certificate, ..read_from(os_release, &notes) }
+    BoxFacts { certificate_sha256: certificate, ..read_from(os_release, notes) }
+}
+
+/// Whether the data partition could only be repaired by giving up what it held. Such a box looks like a new one; but peers have had their images
+/// acknowledged, and nobody would send them again. Over when the configuration has been put back (`board/image/files/usr/lib/scanside/usb-stick`).
+pub(super) fn is_data_lost() -> bool {
+    is_lost(Path::new(NOTES))
+}
+
+fn is_lost(notes: &Path) -> bool {
+    line(&notes.join("data")).as_deref() == Some("lost")
 }
 
 fn read_from(os_release: &Path, notes: &Path) -> BoxFacts {
@@ -75,6 +87,10 @@ mod tests {
         assert_eq!(facts.update.as_deref(), Some("version 1.5.0 is not healthy:[31m disk-full"));
         std::fs::write(at("slot"), "C\n").expect("written");
         assert_eq!(read_from(&at("os-release"), folder.path()).slot, None);
+        for (note, lost) in [("lost\n", true), ("ok\n", false), ("repaired\n", false), ("memory lost it\n", false), ("", false)] {
+            std::fs::write(at("data"), note).expect("written");
+            assert_eq!(is_lost(folder.path()), lost, "{note:?}");
+        }
         for junk in ["IMAGE_VERSION=\n", "IMAGE_VERSION=<b>\n", "XIMAGE_VERSION=1\n"] {
             assert_eq!(image_version(junk), None, "{junk}");
         }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{monotonic_now, wall_now};
+use super::{facts, monotonic_now, wall_now};
 use crate::board::LampView;
 use crate::board::profile::BoardLimits;
 use crate::domain::{DeviceCondition, Doing, Monotonic, WorkSteps};
 use crate::health::progress::CounterWatch;
 use crate::health::{
     DiskProbe, DiskReading, HealthEvent, HealthLimits, Heartbeat, Notifier, ProbeThread, Probes, ProgressBoard, Stalled, clock,
-    conditions, disk_probe, image_note,
+    conditions, disk_probe,
 };
 use crate::journal::Journal;
 use crate::spool::{OutboxStats, Spool, Store, Usage};
@@ -142,7 +142,7 @@ impl Vitals {
     pub(super) fn look(&mut self, spool: &Spool, lamp: &LampView) -> Option<Vec<DeviceCondition>> {
         let now = monotonic_now();
         self.read_clock(now);
-        self.report(DeviceCondition::DataLost, image_note::is_data_lost(Path::new(image_note::FILE)));
+        self.report(DeviceCondition::DataLost, facts::is_data_lost());
         self.read_disk(now);
         self.read_spool(spool, now);
         if let Some(watch) = &mut self.lamp {
