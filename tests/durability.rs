@@ -217,5 +217,5 @@ fn nothing_that_was_answered_is_lost_or_torn_by_kill_9() {
     assert!(answered.len() as u64 > ROUNDS, "the children did their work: {} answers", answered.len());
     assert!(!verdicts.is_empty());
     assert!(n_swept > 0, "at least one kill hit an instance on its way");
-    assert!(slowest < Duration::from_secs(2), "opening took {slowest:?}");
+    assert!(slowest < Duration::from_secs(30), "a start has three minutes for everything, and opening took {slowest:?}");
 }

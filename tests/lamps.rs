@@ -222,8 +222,8 @@ fn a_service_that_takes_no_notices_does_not_hold_up_the_lamp() {
     assert!(wait_for(Some(&handle), || handle.current().0 == Lamp::Suspicious));
 }
 
-/// A board that hangs in every write.
-struct Hanging;
+/// A board that hangs in every write, once it has said so.
+struct Hanging(std::sync::mpsc::SyncSender<()>);
 
 impl Board for Hanging {
     fn name(&self) -> &'static str {
@@ -231,6 +231,7 @@ impl Board for Hanging {
     }
 
     fn set_lamps(&mut self, _: Lights) -> Result<(), BoardError> {
+        let _ = self.0.try_send(());
         std::thread::sleep(PATIENCE);
         Ok(())
     }
@@ -243,9 +244,10 @@ impl Board for Hanging {
 #[test]
 fn a_board_that_hangs_shows_in_the_heartbeat_and_does_not_hang_the_end() {
     let (sender, _notices) = channel(1);
-    let handle = lamp_thread::start(Box::new(Hanging), LampOptions::new(clock), sender).expect("started");
+    let (hangs, hanging) = std::sync::mpsc::sync_channel(1);
+    let handle = lamp_thread::start(Box::new(Hanging(hangs)), LampOptions::new(clock), sender).expect("started");
     handle.show(Lamp::Ready);
-    std::thread::sleep(Duration::from_millis(300));
+    hanging.recv_timeout(PATIENCE).expect("it writes");
     let frames = handle.view().frames();
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(handle.view().frames(), frames, "a heartbeat that stands still is what the watchdog sees");

@@ -5,6 +5,7 @@ mod support;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use scanside::domain::*;
@@ -23,9 +24,11 @@ fn wall() -> WallTime {
     WallTime(i64::try_from(since.as_millis()).expect("before the year 292 million"))
 }
 
-fn monotonic() -> Monotonic {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    Monotonic(u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).expect("short"))
+/// The clock of the pauses after wrong codes, ms; it moves when a test says so.
+static PAUSED_MS: AtomicU64 = AtomicU64::new(0);
+
+fn hand_clock() -> Monotonic {
+    Monotonic(PAUSED_MS.load(Ordering::SeqCst))
 }
 
 /// An address of this machine that is not loopback, so that a peer is one of the network; nothing is sent.
@@ -76,7 +79,7 @@ async fn page(ip: IpAddr) -> Page {
         commands,
         host_names: vec![HOST.to_owned()],
         speed: Arc::new(|| None),
-        login: Some(Arc::new(Login::from_file(&file("claim-code"), true, monotonic))),
+        login: Some(Arc::new(Login::from_file(&file("claim-code"), true, hand_clock))),
         facts: Arc::new({
             let certificate_sha256 = Some(made.certificate_sha256.to_string());
             move || BoxFacts { slot: Some("B".into()), certificate_sha256: certificate_sha256.clone(), ..BoxFacts::default() }
@@ -211,7 +214,7 @@ async fn guessing_is_slowed_down_and_then_even_the_right_code_waits() {
     let paused = page.post("/login", &format!("code={}", page.code), None).await;
     assert!(paused.status == 429 && paused.cookie.is_none(), "the fifth wrong code brings a pause");
     assert_eq!(paused.retry_after_s, Some(1));
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    PAUSED_MS.fetch_add(1200, Ordering::SeqCst);
     assert_eq!(page.post("/login", &format!("code={}", page.code), None).await.status, 303);
 }
 

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, Support
 use scanside::domain::{AeTitle, CertificateSha256, WallTime};
 use scanside::receive::{Listeners, PeerRule, ReceiveOptions, TlsFiles, TlsKeeper, TlsStanding};
 use sha2::Digest;
-use support::{Peer, Server, VERIFICATION, association_request, clock, command, p_data, read_pdu};
+use support::{AT_ONCE, Peer, Server, VERIFICATION, association_request, clock, command, p_data, read_pdu};
 use test_data::{DataSet, EXPLICIT_LE, IMPLICIT_LE, MR_IMAGE};
 
 const ECHO: &[(u8, &str, &str)] = &[(1, VERIFICATION, IMPLICIT_LE)];
@@ -236,7 +236,7 @@ fn only_a_client_that_our_authority_signed_gets_in_and_each_other_one_is_told_wh
         for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]] {
             let began = Instant::now();
             let error = site.echo_with(identity, versions).expect_err(because);
-            assert!(began.elapsed() < Duration::from_secs(3), "refused at once: {error}");
+            assert!(began.elapsed() < AT_ONCE, "refused at once: {error}");
         }
         assert!(site.has_line(because));
         site.server.wait_for("HandshakeFailed", 2 * (n as u64 + 1));
@@ -329,7 +329,7 @@ fn what_is_no_tls_is_closed_at_once_with_the_reason() {
         let began = Instant::now();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
-        assert!(began.elapsed() < Duration::from_secs(3), "{because}");
+        assert!(began.elapsed() < AT_ONCE, "{because}");
         assert!(answer.first().is_none_or(|first| *first == 21), "an alert or nothing, no fall-back: {answer:?}");
         assert!(site.has_line(because));
     }
@@ -346,7 +346,7 @@ fn stalled_handshakes_and_half_hellos_keep_nobody_out() {
     }
     let began = Instant::now();
     site.echo(Some(&client)).expect("the good one");
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     held.extend((0..300).map(|_| Peer::connect(site.tls)));
     site.echo(Some(&client)).expect("beyond the bound the oldest silent ones go");
     assert!(site.server.answers_echo(), "on the plain port, too: they share the table");
@@ -359,20 +359,20 @@ fn handshake_has_the_deadline_of_the_request() {
     let mut silent = Peer::connect(site.tls);
     let began = Instant::now();
     let _ = silent.read_to_end(&mut Vec::new());
-    assert!((Duration::from_millis(500)..Duration::from_secs(4)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert!((Duration::from_millis(500)..AT_ONCE).contains(&began.elapsed()), "{:?}", began.elapsed());
     assert!(site.has_line("TLS handshake was not done in time"));
     // One that drips its hello, and one that shakes hands and then says nothing.
     let mut dripper = Peer::connect(site.tls);
     let began = Instant::now();
-    while dripper.write_all(&[22]).is_ok() && began.elapsed() < Duration::from_secs(10) {
+    while dripper.write_all(&[22]).is_ok() && began.elapsed() < AT_ONCE {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < AT_ONCE);
     let mut quiet = site.connect(Some(&site.authority.client("MR1")), &[&rustls::version::TLS12]);
     quiet.conn.complete_io(&mut quiet.sock).unwrap();
     let began = Instant::now();
     let answer = read_pdu(&mut quiet);
-    assert!(began.elapsed() < Duration::from_secs(4), "the handshake earns no second deadline");
+    assert!(began.elapsed() < AT_ONCE, "the handshake earns no second deadline");
     assert!(answer.is_none_or(|(kind, _)| kind == 7), "A-ABORT or the end");
 }
 
