@@ -163,23 +163,25 @@ impl EventReporter {
         };
         let now = (self.clock)();
         let attempts = attempts.saturating_add(1);
-        let kept = match outcome {
+        let (event, kept) = match outcome {
             Ok(()) => {
-                self.journal.record(&DeliverEvent::CommitmentDelivered { id, requester, attempts });
-                blocking(&self.store, move |store| store.commitment_delivered(id, now)).await
+                let event = DeliverEvent::CommitmentDelivered { id, requester, attempts };
+                (event, blocking(&self.store, move |store| store.commitment_delivered(id, now)).await)
             }
             Err(error) if attempts >= GIVE_UP_ATTEMPTS && now.0.saturating_sub(requested_at.0) > GIVE_UP_MS => {
-                self.journal.record(&DeliverEvent::CommitmentGivenUp { id, requester, error });
-                blocking(&self.store, move |store| store.commitment_given_up(id, now)).await
+                let event = DeliverEvent::CommitmentGivenUp { id, requester, error };
+                (event, blocking(&self.store, move |store| store.commitment_given_up(id, now)).await)
             }
             Err(error) => {
                 // The first of them was on the association that asked.
                 let retry_ms = backoff_ms(attempts.saturating_sub(1));
                 let next = WallTime(now.0.saturating_add(i64::try_from(retry_ms).unwrap_or(i64::MAX)));
-                self.journal.record(&DeliverEvent::CommitmentFailed { id, requester, error: error.clone(), retry_ms });
-                blocking(&self.store, move |store| store.commitment_failed(id, &error, next)).await
+                let event = DeliverEvent::CommitmentFailed { id, requester, error: error.clone(), retry_ms };
+                (event, blocking(&self.store, move |store| store.commitment_failed(id, &error, next)).await)
             }
         };
+        // After the store: who reads the line finds the outcome kept.
+        self.journal.record(&event);
         kept.map_err(|error| self.journal.record(&DeliverEvent::OutboxFailing { error })).is_ok()
     }
 
