@@ -165,6 +165,31 @@ fn the_fuzz_targets_list_every_crate_that_their_files_use() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// For the same reason: what a fuzzed file newly asks its room for must be there under the fuzz targets' roof, too.
+#[test]
+fn the_fuzz_targets_have_every_module_that_their_files_ask_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut faults = Vec::new();
+    let mut n_asked = 0;
+    for list in fs::read_dir(root.join("fuzz/src")).expect("readable").flatten().map(|entry| entry.path()) {
+        let roof = fs::read_to_string(&list).expect("text");
+        let files = roof.lines().filter_map(|line| line.strip_prefix("#[path = \"../../")?.strip_suffix(".rs\"]"));
+        // A whole room brings its own modules.
+        for file in files.filter(|file| !file.ends_with("/mod")) {
+            let code = shipped_code(&fs::read_to_string(root.join(format!("{file}.rs"))).expect("text"));
+            for asked in code.split("super::").skip(1) {
+                let name: String = asked.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                n_asked += usize::from(!name.is_empty());
+                if !name.is_empty() && asked[name.len()..].starts_with("::") && !roof.contains(&format!("mod {name}")) {
+                    faults.push(format!("{file}.rs asks for {name}, which {} does not have", list.display()));
+                }
+            }
+        }
+    }
+    assert!(n_asked > 20, "{n_asked}: the words were found");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 #[test]
 fn pure_rooms_read_no_clock_and_touch_no_file_or_socket() {
     let mut faults = Vec::new();

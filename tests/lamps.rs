@@ -6,7 +6,8 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use scanside::board::lamp_thread::{self, FRAME, QUEUE_MAX};
+use scanside::board::lamp_handle::QUEUE_MAX;
+use scanside::board::lamp_thread::{self, FRAME};
 use scanside::board::{Board, BoardError, BoardNotice, LampHandle, LampOptions, Lights, SimBoard, SimPanel, lights_at};
 use scanside::domain::Lamp;
 use tokio::sync::mpsc::{Receiver, channel};

@@ -16,6 +16,8 @@ mod functional_groups;
 mod header_fields;
 #[path = "../../src/receive/header_scan.rs"]
 pub mod header_scan;
+#[path = "../../src/receive/header_values.rs"]
+mod header_values;
 #[path = "../../src/receive/negotiate.rs"]
 pub mod negotiate;
 #[path = "../../src/receive/options.rs"]

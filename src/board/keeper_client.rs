@@ -17,7 +17,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::BoardError;
 use super::keeper_protocol::{FRAME_BYTES, FromKeeper, KeeperState, Role, ToKeeper};
-use super::lamp_thread::{BoardNotice, LampHandle, LampOptions, Shared, millis};
+use super::lamp_handle::{BoardNotice, LampHandle, LampOptions, Shared, millis};
 
 /// A word at least this often: 4 Hz.
 const WORD_PERIOD: Duration = Duration::from_millis(250);

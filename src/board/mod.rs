@@ -42,6 +42,7 @@ pub mod keeper;
 pub mod keeper_client;
 pub mod keeper_notes;
 pub mod keeper_protocol;
+pub mod lamp_handle;
 pub mod lamp_thread;
 pub mod leds;
 mod peer;
@@ -52,7 +53,7 @@ mod session;
 pub mod sim;
 
 pub use jitter::JitterStats;
-pub use lamp_thread::{BoardNotice, LampHandle, LampOptions, LampView};
+pub use lamp_handle::{BoardNotice, LampHandle, LampOptions, LampView};
 pub use profile::{BoardProfile, Driver, ProfileError};
 pub use scanside_lamp::{LAMPS, Lights, lamp_named, lights_at, pattern};
 pub use sim::{SimBoard, SimPanel};

@@ -14,7 +14,7 @@
 //! | `association.rs`, `ending.rs` | PDUs -> answers, notices, and how it ended |
 //! | `store.rs` (blocking) | fragments -> durable instance or status |
 //! | `n_services.rs`, `services.rs` (blocking), `service_data.rs` (pure) | N requests -> durable steps and commitments, and their reports |
-//! | `header_scan.rs`, `element_reader.rs`, `header_fields.rs`, `functional_groups.rs`, `values.rs` | Part-10 file -> `InstanceHeader` |
+//! | `header_scan.rs`, `element_reader.rs`, `header_fields.rs`, `header_values.rs`, `functional_groups.rs`, `values.rs` | Part-10 file -> `InstanceHeader` |
 //! | `events.rs` | what is told to the service and to the journal |
 
 mod association;
@@ -32,6 +32,7 @@ mod fuzz_targets;
 mod handshake;
 mod header_fields;
 pub mod header_scan;
+mod header_values;
 mod n_services;
 pub mod negotiate;
 mod options;

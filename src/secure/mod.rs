@@ -3,6 +3,7 @@
 //!
 //! | File | In -> out |
 //! | --- | --- |
+//! | `tls_files.rs` | paths -> certificates and keys, or what is wrong with a file |
 //! | `tls.rs` | certificate files, the clock -> a configuration for rustls, taken up anew when the files change |
 //! | `certificates.rs` (pure) | a certificate, the clock -> valid, ends soon, over; its fingerprint |
 //! | `client_verifier.rs` | a client's certificate -> taken or refused |
@@ -18,7 +19,9 @@ mod events;
 pub mod identity;
 mod random;
 mod tls;
+mod tls_files;
 
 pub use certificates::fingerprint;
 pub use random::{RandomError, random_bytes};
-pub use tls::{TlsError, TlsFiles, TlsKeeper, TlsStanding, cipher_suites};
+pub use tls::{TlsKeeper, TlsStanding, cipher_suites};
+pub use tls_files::{TlsError, TlsFiles};

@@ -56,7 +56,7 @@ def test_an_alert_reaches_a_subscriber_of_a_real_broker():
         wait_for(lambda: receiver.lamps()[-1] == "critical")
         lamps = receiver.lamps()
         wait_for(lambda: "Alert 1 delivered to mqtt:0" in box.log_text())
-        assert len(receiver.alerts()) == 1
+        each_once(receiver)
         addresses = {a["name"]: a["text"] for a in box.get("/api/v1/status")["addresses"]}
         assert addresses["MQTT broker 0"] == f"127.0.0.1:{broker.port}", addresses
     return f"{took:.1f} s from the first image to the subscriber, lamps said: {lamps}"
@@ -82,6 +82,12 @@ def test_the_broker_says_that_the_box_is_gone_and_that_it_was_stopped():
             assert later.got[0][1]
 
 
+def each_once(receiver):
+    """No alert came twice. A study that arrives slowly, on a crowded machine, has a second verdict and an alert of its own."""
+    keys = [message[3] for message in receiver.alerts()]
+    assert keys and len(set(keys)) == len(keys), receiver.alerts()
+
+
 @needs_mosquitto
 def test_an_alert_waits_for_a_broker_that_is_down_and_arrives_once():
     broker = Broker()
@@ -96,7 +102,7 @@ def test_an_alert_waits_for_a_broker_that_is_down_and_arrives_once():
             wait_for(receiver.alerts, 30)
             wait_for(lambda: "delivered to mqtt:0" in box.log_text())
             time.sleep(2)
-            assert len(receiver.alerts()) == 1, receiver.alerts()
+            each_once(receiver)
 
 
 @needs_mosquitto
@@ -110,7 +116,7 @@ def test_an_alert_that_nobody_hears_is_not_delivered_until_somebody_does():
             wait_for(receiver.alerts, 30)
             wait_for(lambda: "delivered to mqtt:0" in box.log_text())
             time.sleep(1)
-            assert len(receiver.alerts()) == 1
+            each_once(receiver)
 
 
 @needs_mosquitto

@@ -13,7 +13,7 @@ import time
 
 import scene as scenes
 from bundles import NEW_VERSION
-from cases_update import bundles_of, slot, starts, version
+from cases_update import bundles_of, slot, starts, version, wait_choice
 from nbd import Disk
 from qemu import Failed, wait_until
 
@@ -25,6 +25,8 @@ from wire import Senders  # noqa: E402
 SENDERS, WARM_UP = 2, 6
 # So many sectors at least are in the drive's cache alone when the plug is pulled; how long the test waits for such a moment.
 AT_STAKE, AT_STAKE_S = (1, 40, 150), 20
+# Writes to the boot loader's partition from the begin of an update to the new version's word that it is healthy, about; how long they take.
+ESP_WRITES, UPDATE_S = 60, 300
 # What a box may show that has just come up with studies of noise in its store.
 ALIVE = ("ready", "degraded", "indeterminate", "working", "suspicious")
 # Turns the syncs of the service into nothing: systemd's filter answers them with success before the kernel sees them. Only a list of what is
@@ -175,20 +177,28 @@ def control(scene, how):
 
 
 def power_update(scene):
-    """The plug is pulled while an update is written: the box always boots one of the two versions, and can be updated afterwards."""
+    """The plug is pulled in an update: the box always boots one of the two versions, and can go on choosing between them."""
     bundle, notes = bundles_of(scene).make("good"), []
-    for seed in scene.seeds if scene.long else scene.seeds[:1]:
+    for seed in scene.seeds:
         rng, platter = random.Random(seed), scene.raw_disk("platter-update")
         with Disk(platter, scene.folder) as disk:
             with boot_on(scene, disk) as box:
                 box.wait_ready(scenes.BOOT_S)
-                old, before = version(box), disk.ask("count")[0]
+                old = version(box)
+                begin, n_bytes = scene.image.partition(platter, "esp")
+                disk.watch(begin, n_bytes)
                 box.plug_stick(scene.folder, {"update.raucb": bundle})
                 wait_until("the update does not begin", 120, lambda: installing(box), 0.5, machine=box.machine)
-                # Anywhere from the first blocks to the restart into the new version.
-                wait_s = rng.uniform(0, 25)
-                time.sleep(wait_s)
-                at_stake, kept = disk.cut(rng.choice(("drop", "subset")), seed, 1, 5)
+                how = rng.choice(("drop", "subset"))
+                if seed % 3 == 0:
+                    # While the slot is written.
+                    wait_s = rng.uniform(0, 25)
+                    time.sleep(wait_s)
+                    moment, (at_stake, kept) = f"{wait_s:.0f} s into the update", disk.cut(how, seed, 1, 5)
+                else:
+                    # Where the choice of the slot is rewritten: by the updater, the boot loader and the new version that finds itself healthy.
+                    nth = rng.randint(1, ESP_WRITES)
+                    moment, (at_stake, kept) = f"after write {nth} to the boot loader's partition", disk.cut(how, seed, 0, UPDATE_S, nth)
                 tried = starts(box.machine.console())
                 box.machine.end()
         with Disk(platter, scene.folder) as disk, boot_on(scene, disk) as box:
@@ -197,10 +207,12 @@ def power_update(scene):
             box.wait_ready(120)
             now, where = version(box), slot(box)
             assert (now, where) in ((old, "A"), (NEW_VERSION, "B")), (now, where)
-            notes.append(f"seed {seed}: cut {wait_s:.0f} s into the update ({at_stake} sectors at stake, {kept} kept, slots started {tried}): boots {now} from {where}, {name}")
+            wait_choice(box)
+            notes.append(f"seed {seed}: cut {moment} ({how}, {at_stake} sectors at stake, {kept} kept, slots started {tried}): boots {now} from {where}, {name}")
+            print(f"     power_update: {notes[-1]}", flush=True)
         platter.unlink()
-    scene.figures["power cut during an update"] = {"cuts": len(notes), "last": notes[-1]}
-    return "; ".join(notes)
+    scene.figures["power cuts in an update"] = {"cuts": len(notes)}
+    return f"{len(notes)} cuts, each boots one of the two versions"
 
 
 def installing(box):

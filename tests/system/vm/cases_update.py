@@ -52,6 +52,33 @@ def wait_good(box, name):
     return states
 
 
+def wait_choice(box):
+    """The boot loader's choice is a file that can be read and written, and what runs is confirmed in it."""
+    def confirmed():
+        text = box.shell("grub-editenv /boot/efi/EFI/scanside/grubenv list", check=False)
+        return "ORDER=" in text and f"{slot(box)}_TRY=0" in text and text
+    return wait_until("the running version is not confirmed to the boot loader", 240, confirmed, 2, machine=box.machine)
+
+
+def torn_choice(scene):
+    """The plug was pulled while the boot loader's choice was rewritten and left it empty: the box starts by its copy, and an update still works."""
+    platter, bundle = scene.raw_disk("platter-torn"), bundles_of(scene).make("good")
+    begin, _ = scene.image.partition(platter, "esp")
+    empty = scene.folder / "empty"
+    empty.write_bytes(b"")
+    scenes.run("mcopy", "-n", "-o", "-i", f"{platter}@@{begin}", empty, "::EFI/scanside/grubenv")
+    with scene.box(f"file={platter},format=raw") as box:
+        box.wait_ready(scenes.BOOT_S)
+        choice = " ".join(wait_choice(box).split())
+        plugged = time.monotonic()
+        stick = box.plug_stick(scene.folder, {"update.raucb": bundle})
+        box.machine.monitor.wait_event(("RESET",), plugged, INSTALL_S)
+        box.machine.unplug_stick(stick)
+        wait_slot(box, "B", scenes.BOOT_S)
+    platter.unlink()
+    return f"starts by the copy, which is the choice again ({choice}); updated after that"
+
+
 def update(scene):
     """A signed bundle on a stick is installed into the other slot; the box starts it, finds it healthy, marks it good, and keeps its studies."""
     bundle = bundles_of(scene).make("good")
@@ -131,5 +158,5 @@ def refusal(console):
     return found[-1].strip() if found else ""
 
 
-CASES = {"update": update, "broken_update": broken_update, "refused": refused}
-LONG = set()
+CASES = {"update": update, "broken_update": broken_update, "refused": refused, "torn_choice": torn_choice}
+LONG = {"torn_choice"}

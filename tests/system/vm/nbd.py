@@ -38,6 +38,8 @@ class Platter:
         self.cached, self.lock = {}, threading.Lock()
         self.fail_reads = self.fail_writes = self.lies = self.dead = False
         self.slow_s, self.n_flushes = 0.0, 0
+        # Bytes of the disk whose writes are counted, and the write there that is the last one before the plug is out (0: none).
+        self.watched, self.n_watched, self.last_watched = range(0), 0, 0
 
     def read(self, at, n):
         data = bytearray(os.pread(self.file, n, at))
@@ -53,6 +55,9 @@ class Platter:
             self.cached[(at + i) // SECTOR] = data[i:i + SECTOR]
         if durable and not self.lies:
             self.keep(range(at // SECTOR, (at + len(data)) // SECTOR))
+        if at < self.watched.stop and at + len(data) > self.watched.start:
+            self.n_watched += 1
+            self.dead = self.n_watched == self.last_watched
 
     def keep(self, sectors):
         """Writes these sectors of the cache to the image, neighbours in one call."""
@@ -151,9 +156,10 @@ def control(platter):
     for line in sys.stdin:
         words, answer = line.split(), "ok"
         if words[0] == "cut":
-            # Waits for so many sectors that are in the cache alone: a cut while nothing is at stake proves nothing.
-            end = time.monotonic() + float(words[4])
-            while len(platter.cached) < int(words[3]) and time.monotonic() < end:
+            # Waits for so many sectors that are in the cache alone: a cut while nothing is at stake proves nothing. Or for a write
+            # where it watches, after which not even a flush comes through.
+            end, platter.last_watched = time.monotonic() + float(words[4]), int(words[5])
+            while time.monotonic() < end and not platter.dead and (len(platter.cached) < int(words[3]) or platter.n_watched < platter.last_watched):
                 time.sleep(0.0005)
         with platter.lock:
             if words[0] == "cut":
@@ -164,8 +170,10 @@ def control(platter):
                 platter.slow_s = float(words[1])
             elif words[0] == "lie":
                 platter.lies = words[1] == "on"
+            elif words[0] == "watch":
+                platter.watched, platter.n_watched = range(int(words[1]), int(words[2])), 0
             elif words[0] == "count":
-                answer = f"ok {platter.n_flushes} {len(platter.cached)}"
+                answer = f"ok {platter.n_flushes} {len(platter.cached)} {platter.n_watched}"
         print(answer, flush=True)
         if platter.dead:
             os._exit(0)
@@ -223,9 +231,14 @@ class Disk:
             raise RuntimeError(f"the disk server says {answer}")
         return [int(word) for word in answer[1:]]
 
-    def cut(self, mode, seed, in_cache_min=0, wait_s=20):
-        """Cuts the power, as soon as so many sectors are in the cache alone; (sectors that were, of these kept)."""
-        return self.ask("cut", mode, seed, in_cache_min, wait_s)
+    def watch(self, begin, n_bytes):
+        """Counts the writes to these bytes from now on."""
+        self.ask("watch", begin, begin + n_bytes)
+
+    def cut(self, mode, seed, in_cache_min=0, wait_s=20, watched_nth=0):
+        """Cuts the power as soon as so many sectors are in the cache alone, or right after that write to the watched bytes;
+        (sectors that were in the cache alone, of these kept)."""
+        return self.ask("cut", mode, seed, in_cache_min, wait_s, watched_nth)
 
     def fail(self, *what):
         """From now on `reads`, `writes`, both or nothing fail with EIO."""

@@ -1,9 +1,11 @@
 """What the test itself rests on, checked without an emulator: the reading of the lamps, and the disk that forgets."""
+import concurrent.futures
 import pathlib
 import random
 import socket
 import struct
 import tempfile
+import time
 
 import nbd
 from lamps import GREEN, LOOK_S, RED, YELLOW, classify
@@ -51,6 +53,29 @@ def lamp_reading(_):
     return f"{n} looks"
 
 
+class Link:
+    """A client of the disk server, with an image of a mebibyte."""
+
+    def __init__(self, disk):
+        self.link = socket.socket(socket.AF_UNIX)
+        self.link.connect(str(disk.path))
+        nbd.exactly(self.link, 18)
+        self.link.sendall(struct.pack(">I", 3) + struct.pack(">8sII", b"IHAVEOPT", nbd.EXPORT_NAME, 0))
+        n_bytes, _ = struct.unpack(">QH", nbd.exactly(self.link, 10))
+        assert n_bytes == 1 << 20
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.link.close()
+
+    def ask(self, kind, at=0, data=b"", n=None, flags=0):
+        self.link.sendall(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, flags, kind, 7, at, len(data) if n is None else n) + data)
+        _, error, _ = nbd.REPLY.unpack(nbd.exactly(self.link, nbd.REPLY.size))
+        return error, nbd.exactly(self.link, n) if n and not error else b""
+
+
 def forgetful_disk(_):
     """The disk keeps what was flushed and forgets the rest at the cut; one that lies forgets that, too."""
     notes = []
@@ -60,25 +85,14 @@ def forgetful_disk(_):
             image.write_bytes(bytes(1 << 20))
             with nbd.Disk(image, folder) as disk:
                 disk.lie(lies)
-                with socket.socket(socket.AF_UNIX) as link:
-                    link.connect(str(disk.path))
-                    nbd.exactly(link, 18)
-                    link.sendall(struct.pack(">I", 3) + struct.pack(">8sII", b"IHAVEOPT", nbd.EXPORT_NAME, 0))
-                    n_bytes, _ = struct.unpack(">QH", nbd.exactly(link, 10))
-                    assert n_bytes == 1 << 20
-
-                    def ask(kind, at=0, data=b"", n=None, flags=0):
-                        link.sendall(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, flags, kind, 7, at, len(data) if n is None else n) + data)
-                        _, error, _ = nbd.REPLY.unpack(nbd.exactly(link, nbd.REPLY.size))
-                        return error, nbd.exactly(link, n) if n and not error else b""
-
-                    ask(nbd.WRITE, 0, b"a" * 4096)
-                    ask(nbd.FLUSH)
-                    ask(nbd.WRITE, 4096, b"b" * 65536)
-                    ask(nbd.WRITE, 0x80000, b"c" * 512, flags=nbd.FUA)
-                    assert ask(nbd.READ, 4096, n=512)[1] == b"b" * 512, "reads must see the cache"
+                with Link(disk) as link:
+                    link.ask(nbd.WRITE, 0, b"a" * 4096)
+                    link.ask(nbd.FLUSH)
+                    link.ask(nbd.WRITE, 4096, b"b" * 65536)
+                    link.ask(nbd.WRITE, 0x80000, b"c" * 512, flags=nbd.FUA)
+                    assert link.ask(nbd.READ, 4096, n=512)[1] == b"b" * 512, "reads must see the cache"
                     disk.fail("reads")
-                    assert ask(nbd.READ, 0, n=512)[0] == 5
+                    assert link.ask(nbd.READ, 0, n=512)[0] == 5
                     disk.fail()
                     n, kept = disk.cut("subset", 3)
             left = image.read_bytes()
@@ -90,5 +104,30 @@ def forgetful_disk(_):
     return "; lying: ".join(notes)
 
 
-CASES = {"lamp_reading": lamp_reading, "forgetful_disk": forgetful_disk}
+def cut_at_a_write(_):
+    """The plug is out right after the second write to the watched bytes: that write is lost, what was flushed before it is kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = pathlib.Path(folder) / "image"
+        image.write_bytes(bytes(1 << 20))
+        with nbd.Disk(image, folder) as disk, Link(disk) as link:
+            disk.watch(0x10000, 0x1000)
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                cut = pool.submit(disk.cut, "drop", 1, 0, 20, 2)
+                time.sleep(0.2)  # the order to cut comes before the writes
+                link.ask(nbd.WRITE, 0x10000, b"a" * 512)
+                link.ask(nbd.WRITE, 0x20000, b"b" * 512)
+                link.ask(nbd.FLUSH)
+                link.ask(nbd.WRITE, 0x10200, b"c" * 512)
+                try:
+                    link.ask(nbd.FLUSH)
+                    raise AssertionError("a flush came through after the cut")
+                except (EOFError, OSError):
+                    pass
+                assert cut.result(10) == [1, 0], cut.result()
+        left = image.read_bytes()
+        assert left[0x10000:0x10200] == b"a" * 512 and left[0x20000:0x20200] == b"b" * 512 and not any(left[0x10200:0x10400])
+    return "one sector at stake, dropped"
+
+
+CASES = {"lamp_reading": lamp_reading, "forgetful_disk": forgetful_disk, "cut_at_a_write": cut_at_a_write}
 LONG = set()
