@@ -25,8 +25,8 @@ from wire import Senders  # noqa: E402
 SENDERS, WARM_UP = 2, 6
 # So many sectors at least are in the drive's cache alone when the plug is pulled; how long the test waits for such a moment.
 AT_STAKE, AT_STAKE_S = (1, 40, 150), 20
-# Writes to the boot loader's partition from the begin of an update to the new version's word that it is healthy, about; how long they take.
-ESP_WRITES, UPDATE_S = 60, 300
+# Writes to the boot loader's partition from the stick to the new version's word that it is healthy (36 were counted); how long they take.
+ESP_WRITES, UPDATE_S = 36, 300
 # What a box may show that has just come up with studies of noise in its store.
 ALIVE = ("ready", "degraded", "indeterminate", "working", "suspicious")
 # Turns the syncs of the service into nothing: systemd's filter answers them with success before the kernel sees them. Only a list of what is
@@ -71,7 +71,7 @@ def send_and_cut(box, disk, rng, mode, seed, told):
         due = senders.n_acknowledged + rng.randint(5, 40)
         wait_until("no acknowledgements any more", 120, lambda: senders.n_acknowledged >= due, 0.005, machine=box.machine)
         time.sleep(rng.random() * 0.2)
-        at_stake = disk.cut(mode, seed, rng.choice(AT_STAKE), AT_STAKE_S)
+        *at_stake, _ = disk.cut(mode, seed, rng.choice(AT_STAKE), AT_STAKE_S)
     finally:
         box.machine.end()
         senders.stop()
@@ -194,11 +194,13 @@ def power_update(scene):
                     # While the slot is written.
                     wait_s = rng.uniform(0, 25)
                     time.sleep(wait_s)
-                    moment, (at_stake, kept) = f"{wait_s:.0f} s into the update", disk.cut(how, seed, 1, 5)
+                    at_stake, kept, n_writes = disk.cut(how, seed, 1, 5)
+                    moment = f"{wait_s:.0f} s into the update"
                 else:
                     # Where the choice of the slot is rewritten: by the updater, the boot loader and the new version that finds itself healthy.
                     nth = rng.randint(1, ESP_WRITES)
-                    moment, (at_stake, kept) = f"after write {nth} to the boot loader's partition", disk.cut(how, seed, 0, UPDATE_S, nth)
+                    at_stake, kept, n_writes = disk.cut(how, seed, 0, UPDATE_S, nth)
+                    moment = f"at the write to the boot loader's partition that was to be number {nth}"
                 tried = starts(box.machine.console())
                 box.machine.end()
         with Disk(platter, scene.folder) as disk, boot_on(scene, disk) as box:
@@ -208,7 +210,7 @@ def power_update(scene):
             now, where = version(box), slot(box)
             assert (now, where) in ((old, "A"), (NEW_VERSION, "B")), (now, where)
             wait_choice(box)
-            notes.append(f"seed {seed}: cut {moment} ({how}, {at_stake} sectors at stake, {kept} kept, slots started {tried}): boots {now} from {where}, {name}")
+            notes.append(f"seed {seed}: cut {moment} ({how}, {n_writes} writes there, {at_stake} sectors at stake, {kept} kept, slots started {tried}): boots {now} from {where}, {name}")
             print(f"     power_update: {notes[-1]}", flush=True)
         platter.unlink()
     scene.figures["power cuts in an update"] = {"cuts": len(notes)}

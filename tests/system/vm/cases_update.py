@@ -11,6 +11,7 @@ REFUSE_S = 90
 
 
 def bundles_of(scene):
+    scene.prepare()  # which empties a kept folder of another image
     return Bundles(scene.image, scene.folder / "bundles")
 
 

@@ -37,7 +37,7 @@ class Platter:
         self.n_bytes = os.fstat(self.file).st_size
         self.cached, self.lock = {}, threading.Lock()
         self.fail_reads = self.fail_writes = self.lies = self.dead = False
-        self.slow_s, self.n_flushes = 0.0, 0
+        self.slow_s = 0.0
         # Bytes of the disk whose writes are counted, and the write there that is the last one before the plug is out (0: none).
         self.watched, self.n_watched, self.last_watched = range(0), 0, 0
 
@@ -73,19 +73,18 @@ class Platter:
             os.pwrite(self.file, b"".join(run), begin * SECTOR)
 
     def flush(self):
-        self.n_flushes += 1
         if not self.lies:
             self.keep(list(self.cached))
 
     def cut(self, mode, seed):
-        """The plug is out: returns (sectors that were in the cache, of these kept)."""
+        """The plug is out: returns (sectors that were in the cache, of these kept, writes to the watched bytes)."""
         self.dead = True
         n, rng = len(self.cached), random.Random(seed)
         kept = [sector for sector in sorted(self.cached) if mode == "subset" and rng.random() < 0.5]
         self.keep(kept)
         self.cached.clear()
         os.fsync(self.file)
-        return n, len(kept)
+        return n, len(kept), self.n_watched
 
 
 def exactly(connection, n):
@@ -163,7 +162,7 @@ def control(platter):
                 time.sleep(0.0005)
         with platter.lock:
             if words[0] == "cut":
-                answer = "ok {} {}".format(*platter.cut(words[1], int(words[2])))
+                answer = "ok {} {} {}".format(*platter.cut(words[1], int(words[2])))
             elif words[0] == "fail":
                 platter.fail_reads, platter.fail_writes = "reads" in words, "writes" in words
             elif words[0] == "slow":
@@ -172,8 +171,6 @@ def control(platter):
                 platter.lies = words[1] == "on"
             elif words[0] == "watch":
                 platter.watched, platter.n_watched = range(int(words[1]), int(words[2])), 0
-            elif words[0] == "count":
-                answer = f"ok {platter.n_flushes} {len(platter.cached)} {platter.n_watched}"
         print(answer, flush=True)
         if platter.dead:
             os._exit(0)
@@ -237,7 +234,7 @@ class Disk:
 
     def cut(self, mode, seed, in_cache_min=0, wait_s=20, watched_nth=0):
         """Cuts the power as soon as so many sectors are in the cache alone, or right after that write to the watched bytes;
-        (sectors that were in the cache alone, of these kept)."""
+        (sectors that were in the cache alone, of these kept, writes to the watched bytes)."""
         return self.ask("cut", mode, seed, in_cache_min, wait_s, watched_nth)
 
     def fail(self, *what):
